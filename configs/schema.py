@@ -1,0 +1,567 @@
+"""Every setting: type, range, default. YAML files hold values, these dataclasses hold what the values may be.
+
+`build` turns plain mappings into frozen dataclasses and names whatever does not fit. `canonical` is the JSON view
+that goes into a stage's key: fields made with `not_in_key` cannot change a result and are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range (exit 2)."""
+
+
+class Subset(str, Enum):
+    """The four LIBERO suites of the study; `long` is the suite libero_10."""
+
+    SPATIAL = "spatial"
+    OBJECT = "object"
+    GOAL = "goal"
+    LONG = "long"
+
+
+class Role(str, Enum):
+    """What a stretch of the sequence is, for loss weights and logs."""
+
+    PROMPT = "prompt"  # conditioning, never a target
+    TEXT = "text"
+    FLOW = "flow"
+    ACTION = "action"
+
+
+class Look(str, Enum):
+    """How the simulator draws. `official`: as published. `fast`: no reflection, no MSAA. `light`: fast, and the
+    robot drawn by its collision meshes."""
+
+    OFFICIAL = "official"
+    FAST = "fast"
+    LIGHT = "light"
+
+
+class Stepping(str, Enum):
+    """`exact`: robosuite's own stepping. `fast`: one dynamics evaluation per substep, not bit-exact in contact."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
+class Mode(str, Enum):
+    """Decoding at test time: act at once, or reason first."""
+
+    NO_THINK = "no_think"
+    THINK = "think"
+
+
+def not_in_key(default: Any) -> Any:
+    """A field that cannot change a result (workers, devices): not part of a stage's key."""
+    return field(default=default, metadata={"key": False})
+
+
+def check(condition: bool, message: str) -> None:  # noqa: FBT001 - it is the subject
+    """Raise ConfigError(message) unless condition."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def in_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raise ConfigError unless low <= value <= high."""
+    allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+    check(low <= value <= high, f"{name}={value!r} is out of range; allowed: {allowed}")
+
+
+# ------------------------------------------------------------------ phases
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of the assistant turn."""
+
+    role: Role
+    source: str  # key in Sample.parts: reasoning, flow, action
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        in_range("phase.segments.loss_weight", self.loss_weight, 0)
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """A phase is data: what the model must write, in which order. The last segment is the action."""
+
+    name: str
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.segments) and self.segments[-1].role is Role.ACTION,
+            f"phase.segments of {self.name!r}: the last segment must have role 'action'",
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What must exist besides actions; the stages needed follow from it."""
+        return tuple(s.source for s in self.segments if s.role is not Role.ACTION)
+
+
+@dataclass(frozen=True)
+class ReasoningDropout:
+    """`prob` is the probability that a training sample has no reasoning at all."""
+
+    prob: float = 0.5
+    cot_loss_weight: float = 0.5  # the phase files interpolate it into their non-action segments
+
+    def __post_init__(self) -> None:
+        in_range("reasoning_dropout.prob", self.prob, 0, 1)
+        in_range("reasoning_dropout.cot_loss_weight", self.cot_loss_weight, 0)
+
+
+# ------------------------------------------------------------------ the simulator and the data
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """What an environment is drawn with and stepped by; all of it is in the fingerprint."""
+
+    assets: str = "auto"  # auto | official | builtin (auto is resolved before it reaches a stage)
+    look: Look = Look.OFFICIAL
+    stepping: Stepping = Stepping.EXACT
+    resolution: int = 256  # pixels, square
+
+    def __post_init__(self) -> None:
+        check(self.assets in ("auto", "official", "builtin"), f"env.assets={self.assets!r}; allowed: auto, official, builtin")
+        in_range("env.resolution", self.resolution, 64, 1024)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which demonstrations."""
+
+    source: str = "auto"  # auto | official | expert
+    tasks_per_subset: int = 10
+    demos_per_task: int = 50  # of the expert; official files are used whole
+    test_fraction: float = 0.05
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check(self.source in ("auto", "official", "expert"), f"data.source={self.source!r}; allowed: auto, official, expert")
+        in_range("data.tasks_per_subset", self.tasks_per_subset, 1, 10)
+        in_range("data.demos_per_task", self.demos_per_task, 1)
+        in_range("data.test_fraction", self.test_fraction, 0, 0.5)
+
+
+@dataclass(frozen=True)
+class AnnotatorConfig:
+    """Who writes the reasoning. `rules` needs no network."""
+
+    kind: str = "rules"
+    move_horizon: int = 12  # control steps (0.6 s) over which a movement primitive is measured
+
+    def __post_init__(self) -> None:
+        check(self.kind in ("rules",), f"annotator.kind={self.kind!r}; allowed: rules")
+        in_range("annotator.move_horizon", self.move_horizon, 1, 100)
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Optical flow from step t to t + k (k = action.horizon) and its tokens."""
+
+    backend: str = "auto"  # auto | sim | raft | dis_chain
+    raft_weights: str = ""  # path of a torchvision RAFT state dict; empty: torchvision's own download
+    tokenizer: str = "grid"  # grid: quantised cell means
+    cells: int = 8  # cells x cells tokens per frame
+    levels: int = 5  # quantisation levels per flow component
+    static_px: float = 0.75  # a cell below it, at 256 px scale, gets the static code
+
+    def __post_init__(self) -> None:
+        check(
+            self.backend in ("auto", "sim", "raft", "dis_chain"),
+            f"flow.backend={self.backend!r}; allowed: auto, sim, raft, dis_chain",
+        )
+        check(self.tokenizer in ("grid",), f"flow.tokenizer={self.tokenizer!r}; allowed: grid")
+        in_range("flow.cells", self.cells, 1, 16)
+        in_range("flow.levels", self.levels, 3, 33)
+
+
+# ------------------------------------------------------------------ model and training
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone. `base` is a hub id, a local path, or `tiny`: built from the sizes below and trained here."""
+
+    base: str = "declare-lab/nora"
+    revision: str = ""  # 40-hex commit for hub ids
+    image_size: int = 224  # pixels, what the policy sees; a multiple of 28
+    system_prompt: bool = True
+    hidden: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    vision_hidden: int = 96
+    vision_layers: int = 3
+    vision_heads: int = 3
+    text_vocab: int = 800
+    flow_rows: int = 0  # spare embedding rows of the tiny backbone, taken by flow tokens
+
+    def __post_init__(self) -> None:
+        check(self.image_size % 28 == 0 and self.image_size > 0, f"model.image_size={self.image_size}; allowed: multiples of 28")
+
+
+@dataclass(frozen=True)
+class ActionConfig:
+    """Action chunks and the FAST tokenizer."""
+
+    horizon: int = 5  # steps per chunk; also flow's k
+    execute: int = 5  # steps executed before the next query
+    tokenizer: str = "physical-intelligence/fast"  # a hub id or path of FAST+'s data files, or `fit`
+    scale: float = 10.0
+    codes: int = 2048
+    half_range_floor: float = 0.0  # of the q01..q99 range per dimension, so that tiny motions are not stretched
+
+    def __post_init__(self) -> None:
+        in_range("action.horizon", self.horizon, 1, 64)
+        in_range("action.execute", self.execute, 1, self.horizon)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adaptation of the language model's linear layers."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        in_range("lora.rank", self.rank, 1, 1024)
+        in_range("lora.alpha", self.alpha, 1)
+        in_range("lora.dropout", self.dropout, 0, 0.99)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: float = 5e-5
+    warmup_steps: int = 1000
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 1e-8
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate}; allowed: above 0")
+        in_range("optimizer.warmup_steps", self.warmup_steps, 0)
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """Full-parameter training of the tiny backbone, once, before the adapters."""
+
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    shift_px: int = 3  # random shifts of the image; only while no coordinates are taught
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How training runs, apart from what it optimises."""
+
+    torch_threads: int = 0  # 0: torch's default; a fixed number makes CPU results reproducible
+    num_workers: int = not_in_key(2)
+    device: str = not_in_key("auto")
+    log_every: int = not_in_key(10)
+    checkpoint_every: int = not_in_key(1000)
+
+
+# ------------------------------------------------------------------ evaluation and execution
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Rollouts."""
+
+    protocol: str = "standard"  # standard | nora
+    num_trials: int = 50
+    think_trials: int = -1  # -1: as num_trials
+    modes: tuple[Mode, ...] = (Mode.NO_THINK, Mode.THINK)  # think only where the phase has reasoning
+    freeze_chunks: int = 1  # chunks for which a reasoning is kept before a new one is written
+    max_new_tokens: int = 512
+    seed: int = 0
+    deterministic: bool = True  # fixed batch shapes, so that timing and worker count cannot change a result
+    batch_rows: int = 4
+    videos: int = 2  # recorded rollouts per adapter and mode
+    sim_workers: int = not_in_key(2)
+
+    def __post_init__(self) -> None:
+        check(self.protocol in ("standard", "nora"), f"eval.protocol={self.protocol!r}; allowed: standard, nora")
+        in_range("eval.num_trials", self.num_trials, 1, 50)
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Where stages run."""
+
+    kind: str = "local"
+    cores: int = 0  # 0: all of this machine's
+    retries: int = 2  # of stages killed by a signal
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One run of one phase: the root of the YAML files."""
+
+    phase: PhaseSpec
+    preset: str = "nora_3b"
+    per_device_batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    max_train_steps: int = 100_000
+    mixed_precision: str = "bf16"
+    seed: int = 42
+    lora: LoraConfig = LoraConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    reasoning_dropout: ReasoningDropout = ReasoningDropout()
+    model: ModelConfig = ModelConfig()
+    action: ActionConfig = ActionConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    base: BaseConfig = BaseConfig()
+    env: EnvConfig = EnvConfig()
+    data: DataConfig = DataConfig()
+    annotator: AnnotatorConfig = AnnotatorConfig()
+    flow: FlowConfig = FlowConfig()
+    eval: EvalConfig = EvalConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+
+    def __post_init__(self) -> None:
+        in_range("per_device_batch_size", self.per_device_batch_size, 1)
+        in_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
+        in_range("max_train_steps", self.max_train_steps, 1)
+        check(self.mixed_precision in ("bf16", "no"), f"mixed_precision={self.mixed_precision!r}; allowed: bf16, no")
+
+
+# ------------------------------------------------------------------ one slice per stage: what that stage reads, nothing else
+
+
+@dataclass(frozen=True)
+class DemosSlice:
+    """Stage `demos`: scripted expert demonstrations of one subset, in the official HDF5 layout."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    episodes_per_task: int
+    seed: int
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class OfficialSlice:
+    """Stage `official`: LIBERO's own files, named by content. The stage links them into its output."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    files: tuple[tuple[str, str], ...]  # (file name, sha256)
+    folder: str = not_in_key("")
+
+
+@dataclass(frozen=True)
+class RegenerateSlice:
+    """Stage `regenerate`: replay, filter, render. Input `demos`."""
+
+    subset: Subset
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class SplitSlice:
+    """Stage `split`. Input `regenerate`. Output split.json."""
+
+    subset: Subset
+    test_fraction: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StatsSlice:
+    """Stage `stats`: dataset_statistics.json over training demos. Inputs `regenerate`, `split`."""
+
+    subset: Subset
+    half_range_floor: float
+
+
+@dataclass(frozen=True)
+class AnnotateSlice:
+    """Stage `annotate`: annotations.json. Input `regenerate`."""
+
+    subset: Subset
+    annotator: AnnotatorConfig
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class FlowSlice:
+    """Stage `flow`: flow at the tokenizer's resolution (flow.npz). Input `regenerate`."""
+
+    subset: Subset
+    backend: str
+    raft_weights: str
+    k: int
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class TokensSlice:
+    """Stage `tokens`: flow_tokens.json. Input `flow`."""
+
+    subset: Subset
+    tokenizer: str
+    cells: int
+    levels: int
+    static_px: float
+
+
+@dataclass(frozen=True)
+class BaseSlice:
+    """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
+
+    Inputs `regenerate/<subset>`, `split/<subset>`, `stats/<subset>` for each subset.
+    """
+
+    subsets: tuple[Subset, ...]
+    model: ModelConfig
+    action: ActionConfig
+    base: BaseConfig
+    trainer: TrainerConfig
+
+
+@dataclass(frozen=True)
+class TrainSlice:
+    """Stage `train`: one LoRA adapter, checkpoint-final/ and metrics.jsonl.
+
+    Inputs `regenerate`, `split`, `stats`, then `annotate`, `tokens`, `base` where the phase or the preset needs them.
+    """
+
+    subset: Subset
+    phase: PhaseSpec
+    reasoning_dropout_prob: float
+    lora: LoraConfig
+    optimizer: OptimizerConfig
+    model: ModelConfig
+    action: ActionConfig
+    trainer: TrainerConfig
+    batch_size: int  # per device
+    accumulation: int
+    steps: int
+    mixed_precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluateSlice:
+    """Stage `evaluate`: ledger.sqlite (work), episodes.jsonl, videos/. Input `adapter` (a train stage's output)."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    modes: tuple[Mode, ...]  # already reduced to what the phase offers
+    eval: EvalConfig
+    env: EnvConfig
+    trainer: TrainerConfig
+    execute: int
+
+
+@dataclass(frozen=True)
+class ReportSlice:
+    """Stage `report`: results.{md,csv,html}. Inputs `evaluate/<slug>`, `train/<slug>` for every run."""
+
+    runs: tuple[str, ...]  # slugs, in the table's order
+    title: str
+    preset: str
+
+
+# ------------------------------------------------------------------ plain values <-> dataclasses
+
+
+def build(cls: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
+    """Make a dataclass from plain values, recursively. Raises ConfigError that names the key and the nearest one."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"did you mean {path}{near[0]}?" if near else f"allowed: {', '.join(names)}"
+            raise ConfigError(f"unknown key {path}{key}; {hint}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    check(not missing, f"missing key {path}{', '.join(missing)}")
+    return cls(**{k: _convert(hints[k], v, f"{path}{k}") for k, v in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        check(isinstance(value, Mapping), f"{path}={value!r} must be a group of keys")
+        return build(hint, value, f"{path}.")
+    if origin is tuple:
+        check(isinstance(value, (list, tuple)), f"{path}={value!r} must be a list")
+        args = typing.get_args(hint)
+        kinds = [args[0]] * len(value) if args[-1] is ... else list(args)
+        check(len(kinds) == len(value), f"{path}={value!r} must have {len(kinds)} entries")
+        return tuple(_convert(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in typing.get_args(hint) if a is not type(None)), value, path)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            allowed = ", ".join(str(m.value) for m in hint)
+            raise ConfigError(f"{path}={value!r}; allowed: {allowed}") from None
+    return _scalar(hint, value, path)
+
+
+def _scalar(hint: Any, value: Any, path: str) -> Any:
+    if hint is Any:
+        return value
+    good = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    check(good, f"{path}={value!r} must be of type {hint.__name__}, not {type(value).__name__}")
+    return value
+
+
+def canonical(value: Any, *, key_only: bool = True) -> Any:
+    """Plain JSON view of a dataclass tree. With `key_only`, fields made by `not_in_key` are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: canonical(getattr(value, f.name), key_only=key_only)
+            for f in dataclasses.fields(value)
+            if f.metadata.get("key", True) or not key_only
+        }
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v, key_only=key_only) for k, v in sorted(value.items())}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v, key_only=key_only) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be part of a configuration; use plain values")
