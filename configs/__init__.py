@@ -1,0 +1,1 @@
+"""Values (YAML) and what they may be (schema.py)."""

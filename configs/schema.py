@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range (exit 2)."""
 
 
-class Subset(str, Enum):
+class Subset(StrEnum):
     """The four LIBERO suites of the study; `long` is the suite libero_10."""
 
     SPATIAL = "spatial"
@@ -29,7 +29,7 @@ class Subset(str, Enum):
     LONG = "long"
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """What a stretch of the sequence is, for loss weights and logs."""
 
     PROMPT = "prompt"  # conditioning, never a target
@@ -38,7 +38,7 @@ class Role(str, Enum):
     ACTION = "action"
 
 
-class Look(str, Enum):
+class Look(StrEnum):
     """How the simulator draws. `official`: as published. `fast`: no reflection, no MSAA. `light`: fast, and the
     robot drawn by its collision meshes."""
 
@@ -47,14 +47,14 @@ class Look(str, Enum):
     LIGHT = "light"
 
 
-class Stepping(str, Enum):
+class Stepping(StrEnum):
     """`exact`: robosuite's own stepping. `fast`: one dynamics evaluation per substep, not bit-exact in contact."""
 
     EXACT = "exact"
     FAST = "fast"
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """Decoding at test time: act at once, or reason first."""
 
     NO_THINK = "no_think"
@@ -137,8 +137,33 @@ class EnvConfig:
     resolution: int = 256  # pixels, square
 
     def __post_init__(self) -> None:
-        check(self.assets in ("auto", "official", "builtin"), f"env.assets={self.assets!r}; allowed: auto, official, builtin")
+        check(
+            self.assets in ("auto", "official", "builtin"),
+            f"env.assets={self.assets!r}; allowed: auto, official, builtin",
+        )
         in_range("env.resolution", self.resolution, 64, 1024)
+
+
+@dataclass(frozen=True)
+class TaskSelection:
+    """Which of the ten tasks of each suite take part."""
+
+    spatial: tuple[int, ...] = tuple(range(10))
+    object: tuple[int, ...] = tuple(range(10))
+    goal: tuple[int, ...] = tuple(range(10))
+    long: tuple[int, ...] = tuple(range(10))
+
+    def __post_init__(self) -> None:
+        for subset in Subset:
+            chosen = self.of(subset)
+            check(
+                bool(chosen) and list(chosen) == sorted(set(chosen)) and set(chosen) <= set(range(10)),
+                f"data.tasks.{subset.value}={list(chosen)}; allowed: increasing task numbers from 0 to 9",
+            )
+
+    def of(self, subset: Subset) -> tuple[int, ...]:
+        """Task numbers of one subset."""
+        return getattr(self, subset.value)
 
 
 @dataclass(frozen=True)
@@ -146,14 +171,16 @@ class DataConfig:
     """Which demonstrations."""
 
     source: str = "auto"  # auto | official | expert
-    tasks_per_subset: int = 10
+    tasks: TaskSelection = TaskSelection()
     demos_per_task: int = 50  # of the expert; official files are used whole
     test_fraction: float = 0.05
     seed: int = 42
 
     def __post_init__(self) -> None:
-        check(self.source in ("auto", "official", "expert"), f"data.source={self.source!r}; allowed: auto, official, expert")
-        in_range("data.tasks_per_subset", self.tasks_per_subset, 1, 10)
+        check(
+            self.source in ("auto", "official", "expert"),
+            f"data.source={self.source!r}; allowed: auto, official, expert",
+        )
         in_range("data.demos_per_task", self.demos_per_task, 1)
         in_range("data.test_fraction", self.test_fraction, 0, 0.5)
 
@@ -213,7 +240,10 @@ class ModelConfig:
     flow_rows: int = 0  # spare embedding rows of the tiny backbone, taken by flow tokens
 
     def __post_init__(self) -> None:
-        check(self.image_size % 28 == 0 and self.image_size > 0, f"model.image_size={self.image_size}; allowed: multiples of 28")
+        check(
+            self.image_size % 28 == 0 and self.image_size > 0,
+            f"model.image_size={self.image_size}; allowed: multiples of 28",
+        )
 
 
 @dataclass(frozen=True)
@@ -349,7 +379,7 @@ class ExperimentConfig:
         check(self.mixed_precision in ("bf16", "no"), f"mixed_precision={self.mixed_precision!r}; allowed: bf16, no")
 
 
-# ------------------------------------------------------------------ one slice per stage: what that stage reads, nothing else
+# ------------------------------------------------------------------ one slice per stage: what it reads, nothing else
 
 
 @dataclass(frozen=True)

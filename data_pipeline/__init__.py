@@ -1,0 +1,1 @@
+"""From LIBERO files or a scripted expert to episodes, splits, statistics and annotations."""

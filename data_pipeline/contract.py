@@ -147,11 +147,11 @@ class Sample:
     parts: Mapping[str, Any]  # source name -> value: 'action' float32 [H, 7] normalised; 'reasoning' str; 'flow' codes
 
 
-class Interrupted(Exception):  # noqa: N818 - an event, not an error
+class Interrupted(Exception):
     """The user or the machine asked to stop; what was done is saved and the same command resumes (exit 75)."""
 
 
-class EnvironmentProblem(Exception):  # noqa: N818
+class EnvironmentProblem(Exception):
     """The machine lacks something (GL, disk, data, weights). The message says what and the remedies (exit 78)."""
 
 

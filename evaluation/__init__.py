@@ -1,0 +1,1 @@
+"""From adapters to episodes, statistics and the report."""

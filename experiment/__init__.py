@@ -1,0 +1,1 @@
+"""Stages, store, executors and the command line."""

@@ -1,0 +1,1 @@
+"""From samples to adapters: layout, tokenizers, model, one training loop."""

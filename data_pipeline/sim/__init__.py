@@ -1,0 +1,1 @@
+"""The only package that imports LIBERO, robosuite and MuJoCo; it never imports torch."""

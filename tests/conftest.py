@@ -1,0 +1,40 @@
+"""Tiers: plain tests always; `sim` needs software GL; `sim_official` needs $LIBERO_ASSETS_PATH; `slow` needs --slow."""
+
+import os
+
+# One thread per process: the suite runs one process per core, and spinning threads cost sixty times the work.
+for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1"}.items():
+    os.environ.setdefault(name, value)
+
+import pytest  # noqa: E402
+
+TIERS = ("sim", "sim_official", "slow")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+    parser.addoption("--renew-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow tier: add --slow"))
+        if item.get_closest_marker("sim_official") and not os.environ.get("LIBERO_ASSETS_PATH"):
+            item.add_marker(pytest.mark.skip(reason="sim_official tier: set LIBERO_ASSETS_PATH"))
+
+
+@pytest.fixture
+def renew_golden(request):
+    return request.config.getoption("--renew-golden")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A skipped test is not a passed one: say which tiers ran."""
+    for tier in TIERS:
+        ran = sum(
+            tier in report.keywords for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])
+        )
+        skipped = sum(tier in report.keywords for report in terminalreporter.stats.get("skipped", []))
+        if ran or skipped:
+            terminalreporter.write_line(f"tier {tier}: {ran} ran, {skipped} skipped")
