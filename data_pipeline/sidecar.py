@@ -1,0 +1,206 @@
+"""Annotations and flow tokens on disk: JSON files beside the demonstrations, keyed by episode and step.
+
+`annotations.json` is a superset of embodied-CoT's layout, ``{file: {episode: {metadata, features, reasoning}}}``, with
+who wrote each field in ``source``. `flow_tokens.json` is a manifest and, per episode, one list of codes per step.
+Saving then loading gives equal values (floats of `state_3d` apart, which are rounded and not read back), and the same
+values always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipeline.contract import (
+    Annotation,
+    BoundingBox,
+    EnvironmentProblem,
+    EpisodeId,
+    FlowTokens,
+    StepReasoning,
+)
+
+ANNOTATE_COMMAND = "python scripts/generate_ecot.py --subset {subset} --output {path}"
+FLOW_COMMAND = "python scripts/preprocess_flow.py --subset {subset} --output {path}"
+ANNOTATIONS_FORMAT = "nora-ecot annotations 1"
+FLOW_TOKENS_FORMAT = "nora-ecot flow tokens 1"
+
+
+# ------------------------------------------------------------------ annotations
+
+
+def save_annotations(
+    path: Path,
+    annotations: Mapping[EpisodeId, Annotation],
+    *,
+    files: Mapping[EpisodeId, str] | None = None,
+    state_3d: Mapping[EpisodeId, np.ndarray] | None = None,
+) -> None:
+    """Write annotations atomically, in the order of their ids.
+
+    files: the HDF5 name that an episode stands in (default: its id without the demo, ``object/03``).
+    state_3d: grip site positions, float [T, 3], metres, world frame; kept for readers of embodied-CoT's layout.
+    """
+    tree: dict[str, dict[str, Any]] = {}
+    for episode in sorted(annotations):
+        file = (files or {}).get(episode, f"{episode.subset.value}/{episode.task_id:02d}")
+        positions = (state_3d or {}).get(episode)
+        tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], positions)
+    _write_json(path, tree)
+
+
+def load_annotations(path: Path) -> dict[EpisodeId, Annotation]:
+    """Read what `save_annotations` wrote. Raises EnvironmentProblem that names the file and the command to make it."""
+    tree = _read_json(path, ANNOTATE_COMMAND)
+    try:
+        entries = [_annotation(entry) for episodes in tree.values() for entry in episodes.values()]
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise _damaged(path, error, ANNOTATE_COMMAND) from error
+    return {entry.episode: entry for entry in sorted(entries, key=lambda a: a.episode)}
+
+
+def _episode_json(annotation: Annotation, state_3d: np.ndarray | None) -> dict[str, Any]:
+    steps = annotation.steps
+    features: dict[str, Any] = {
+        "move_primitive": [s.move for s in steps],
+        "gripper_position": [list(s.gripper[0]) if s.gripper else None for s in steps],
+        "bboxes": [[[b.name, [b.x0, b.y0, b.x1, b.y1]] for b in s.visible_objects] for s in steps],
+        "gripper_future": [[list(point) for point in s.gripper] for s in steps],
+    }
+    if state_3d is not None:
+        features["state_3d"] = [[round(float(v), 4) for v in row] for row in state_3d]
+    return {
+        "metadata": {
+            "format": ANNOTATIONS_FORMAT,
+            "episode_id": str(annotation.episode),
+            "n_steps": len(steps),
+            "points": "x, y on a 256 x 256 grid of the rot180 frame",
+        },
+        "source": dict(sorted(annotation.source.items())),
+        "features": features,
+        "reasoning": {str(t): _reasoning_json(s) for t, s in enumerate(steps)},
+    }
+
+
+def _reasoning_json(step: StepReasoning) -> dict[str, str]:
+    return {
+        "task": step.task,
+        "plan": step.plan,
+        "subtask_reason": step.subtask_reasoning,
+        "subtask": step.subtask,
+        "move_reason": step.move_reasoning,
+        "move": step.move,
+    }
+
+
+def _annotation(entry: Mapping[str, Any]) -> Annotation:
+    features, reasoning = entry["features"], entry["reasoning"]
+    count = int(entry["metadata"]["n_steps"])
+    if len(reasoning) != count:
+        raise ValueError(f"{len(reasoning)} reasoned steps, expected {count}")
+    steps = tuple(
+        StepReasoning(
+            task=reasoning[str(t)]["task"],
+            plan=reasoning[str(t)]["plan"],
+            visible_objects=tuple(BoundingBox(name, *(int(v) for v in box)) for name, box in features["bboxes"][t]),
+            subtask_reasoning=reasoning[str(t)]["subtask_reason"],
+            subtask=reasoning[str(t)]["subtask"],
+            move_reasoning=reasoning[str(t)]["move_reason"],
+            move=reasoning[str(t)]["move"],
+            gripper=tuple((int(x), int(y)) for x, y in features["gripper_future"][t]),
+        )
+        for t in range(count)
+    )
+    return Annotation(EpisodeId.parse(entry["metadata"]["episode_id"]), steps, dict(entry["source"]))
+
+
+# ------------------------------------------------------------------ flow tokens
+
+
+def save_flow_tokens(path: Path, tokens: Mapping[EpisodeId, FlowTokens], manifest: Mapping[str, Any]) -> None:
+    """Write flow tokens atomically.
+
+    tokens: not empty; k, num_codes and tokenizer_digest must be the same everywhere (ValueError).
+    manifest: where they come from (backend, camera, frame, tokenizer definition); plain JSON values.
+    """
+    kinds = {(t.k, t.num_codes, t.tokenizer_digest) for t in tokens.values()}
+    if len(kinds) != 1:
+        raise ValueError(f"flow tokens of one file must share k, num_codes and tokenizer; got {sorted(kinds)}")
+    k, num_codes, digest = kinds.pop()
+    header = {"format": FLOW_TOKENS_FORMAT, "k": k, "num_codes": num_codes, "tokenizer_digest": digest, **manifest}
+    episodes = {
+        str(e): {"k_effective": t.k_effective.tolist(), "codes": t.codes.tolist()} for e, t in sorted(tokens.items())
+    }
+    _write_json(path, {"manifest": header, "episodes": episodes})
+
+
+def load_flow_tokens(path: Path) -> dict[EpisodeId, FlowTokens]:
+    """Read what `save_flow_tokens` wrote. Raises EnvironmentProblem that names the file and the command to make it."""
+    tree = _read_json(path, FLOW_COMMAND)
+    try:
+        return {EpisodeId.parse(e): _flow_tokens(e, entry, tree["manifest"]) for e, entry in tree["episodes"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _damaged(path, error, FLOW_COMMAND) from error
+
+
+def load_flow_manifest(path: Path) -> dict[str, Any]:
+    """The header of a flow token file: backend, k, camera, frame, tokenizer, num_codes, digests."""
+    tree = _read_json(path, FLOW_COMMAND)
+    if "manifest" not in tree:
+        raise _damaged(path, KeyError("manifest"), FLOW_COMMAND)
+    return dict(tree["manifest"])
+
+
+def _flow_tokens(episode: str, entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> FlowTokens:
+    codes = np.asarray(entry["codes"], np.uint16)
+    k_effective = np.asarray(entry["k_effective"], np.uint16)
+    if codes.ndim != 2 or len(codes) != len(k_effective) or int(codes.max(initial=0)) >= int(manifest["num_codes"]):
+        raise ValueError(f"codes of {episode} have shape {codes.shape} and maximum {codes.max(initial=0)}")
+    return FlowTokens(
+        episode=EpisodeId.parse(episode),
+        codes=codes,
+        k_effective=k_effective,
+        k=int(manifest["k"]),
+        num_codes=int(manifest["num_codes"]),
+        tokenizer_digest=str(manifest["tokenizer_digest"]),
+    )
+
+
+# ------------------------------------------------------------------ files
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(tree, file, ensure_ascii=False, separators=(",", ":"))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def _read_json(path: Path, command: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EnvironmentProblem(f"{path} does not exist; make it with `{_command(command, path)}`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error, command) from error
+    if not isinstance(tree, dict):
+        raise _damaged(path, TypeError("the top level is not an object"), command)
+    return tree
+
+
+def _damaged(path: Path, error: Exception, command: str) -> EnvironmentProblem:
+    reason = f"{type(error).__name__}: {error}"
+    return EnvironmentProblem(
+        f"{path} is damaged or of another format ({reason}); make it again with `{_command(command, path)}`"
+    )
+
+
+def _command(command: str, path: Path) -> str:
+    return command.format(subset="<subset>", path=path)

@@ -1,0 +1,98 @@
+"""Sidecars: what is saved is what is loaded; the same values give the same bytes; torn files say what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.schema import Subset
+from data_pipeline.contract import Annotation, BoundingBox, EnvironmentProblem, EpisodeId, FlowTokens, StepReasoning
+from data_pipeline.sidecar import (
+    load_annotations,
+    load_flow_manifest,
+    load_flow_tokens,
+    save_annotations,
+    save_flow_tokens,
+)
+
+EPISODE = EpisodeId(Subset.OBJECT, 3, 17)
+coordinate = st.integers(0, 255)
+boxes = st.builds(BoundingBox, st.text(min_size=1, max_size=8), coordinate, coordinate, coordinate, coordinate)
+reasoning = st.builds(
+    StepReasoning,
+    task=st.text(max_size=20),
+    plan=st.text(max_size=20),
+    visible_objects=st.lists(boxes, max_size=3).map(tuple),
+    subtask_reasoning=st.text(max_size=20),
+    subtask=st.text(max_size=20),
+    move_reasoning=st.text(max_size=20),
+    move=st.text(max_size=20),
+    gripper=st.one_of(st.just(()), st.tuples(*[st.tuples(coordinate, coordinate)] * 5)),
+)
+
+
+@given(steps=st.lists(reasoning, max_size=4), demo=st.integers(0, 999))
+@settings(max_examples=40, deadline=None)
+def test_annotations_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[StepReasoning], demo: int
+) -> None:
+    path = tmp_path_factory.mktemp("sidecar") / "annotations.json"
+    first = Annotation(EPISODE, tuple(steps), {"move": "rules", "bboxes": "sim"})
+    other = Annotation(EpisodeId(Subset.LONG, 0, demo), tuple(steps), {"move": "rules"})
+    save_annotations(path, {first.episode: first, other.episode: other}, files={EPISODE: "a_demo.hdf5"})
+    assert load_annotations(path) == {other.episode: other, first.episode: first}
+
+
+def test_layout_is_a_superset_of_embodied_cots(tmp_path: Path) -> None:
+    step = StepReasoning("t", "p", (BoundingBox("milk", 1, 2, 3, 4),), "sr", "s", "mr", "move up", ((9, 8),) * 5)
+    annotation = Annotation(EPISODE, (step,), {"move": "rules"})
+    path = tmp_path / "annotations.json"
+    save_annotations(
+        path, {EPISODE: annotation}, files={EPISODE: "x.hdf5"}, state_3d={EPISODE: np.array([[0.1, 0.2, 0.3]])}
+    )
+    entry = json.loads(path.read_text())["x.hdf5"]["17"]
+    assert entry["features"]["state_3d"] == [[0.1, 0.2, 0.3]]
+    assert entry["features"]["move_primitive"] == ["move up"]
+    assert entry["features"]["gripper_position"] == [[9, 8]]
+    assert entry["features"]["bboxes"] == [[["milk", [1, 2, 3, 4]]]]
+    assert entry["reasoning"]["0"]["move_reason"] == "mr"
+    assert entry["source"] == {"move": "rules"}
+
+
+def flow_tokens(codes: np.ndarray) -> FlowTokens:
+    return FlowTokens(EPISODE, codes, np.minimum(8, np.arange(len(codes))[::-1]).astype(np.uint16), 8, 26, "abc")
+
+
+def test_flow_tokens_round_trip_and_equal_bytes(tmp_path: Path) -> None:
+    tokens = flow_tokens(np.random.default_rng(0).integers(0, 26, (20, 16)).astype(np.uint16))
+    for name in ("a", "b"):
+        save_flow_tokens(tmp_path / name, {EPISODE: tokens}, {"backend": "sim", "camera": "agentview"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    loaded = load_flow_tokens(tmp_path / "a")[EPISODE]
+    np.testing.assert_array_equal(loaded.codes, tokens.codes)
+    np.testing.assert_array_equal(loaded.k_effective, tokens.k_effective)
+    assert (loaded.k, loaded.num_codes, loaded.tokenizer_digest) == (8, 26, "abc")
+    assert load_flow_manifest(tmp_path / "a")["backend"] == "sim"
+
+
+def test_a_code_outside_the_vocabulary_is_damage(tmp_path: Path) -> None:
+    save_flow_tokens(tmp_path / "f.json", {EPISODE: flow_tokens(np.full((2, 4), 26, np.uint16))}, {})
+    with pytest.raises(EnvironmentProblem, match="damaged"):
+        load_flow_tokens(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize(
+    ("load", "command"), [(load_annotations, "generate_ecot"), (load_flow_tokens, "preprocess_flow")]
+)
+@pytest.mark.parametrize("content", [None, "", '{"manifest": {"k": 8}, "episo', "[]", '{"a": 3}', '{"a": {"0": {}}}'])
+def test_missing_and_torn_files_name_the_file_and_the_command(tmp_path: Path, load, command, content) -> None:
+    path = tmp_path / "sidecar.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(EnvironmentProblem, match=rf"sidecar\.json.*{command}"):
+        load(path)
