@@ -1,0 +1,142 @@
+"""The scripted expert: orders a task's goal predicates and plays the skill that makes each of them true.
+
+It reads simulator state and acts through the ordinary 7-D interface, as a policy would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data_pipeline.sim.expert.fixtures import close_drawer, open_drawer, turn_knob
+from data_pipeline.sim.expert.grasps import Grasp
+from data_pipeline.sim.expert.motion import Hand, Motion, Style
+from data_pipeline.sim.expert.scene import Goal, Scene
+from data_pipeline.sim.expert.skills import ExpertFailure, drag, pick, place
+
+if TYPE_CHECKING:
+    from data_pipeline.sim.environment import LiberoEnv
+
+_ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
+_ATTEMPTS_PER_GOAL = 2
+_DRAWER_AJAR = 0.08  # metres: wide enough to put something in
+_TABLES = ("main_table", "kitchen_table", "living_room_table", "study_table")
+_SHARED_PLACE_OFFSET = 0.042  # metres between the middle of a burner and each of two pots on it
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one run of the expert ended."""
+
+    success: bool
+    steps: int
+    reason: str  # empty on success
+
+
+def run_expert(
+    env: LiberoEnv, rng: np.random.Generator, max_steps: int, before_step: Callable[[np.ndarray], None] = lambda action: None
+) -> Attempt:
+    """Drive `env` from its present state until success, failure or `max_steps`.
+
+    `before_step` is called with each action (float32 [7]) before it is executed.
+    """
+    steps = 0
+    try:
+        for action in expert_actions(env, rng):
+            if steps == max_steps:
+                return Attempt(success=False, steps=steps, reason=f"not done after {max_steps} steps")
+            before_step(action)
+            steps += 1
+            if env.step(action):
+                return Attempt(success=True, steps=steps, reason="")
+    except ExpertFailure as failure:
+        return Attempt(success=False, steps=steps, reason=str(failure))
+    return Attempt(success=False, steps=steps, reason="all skills played, goal not reached")
+
+
+def expert_actions(env: LiberoEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Actions float32 [7]; each is computed from the state at the moment it is asked for.
+
+    The caller steps the environment between two actions and stops at success. Raises ExpertFailure with the reason
+    when the expert gives up; ends when it has played everything.
+    """
+    for action in _play(Scene(env), Style.sample(rng)):
+        yield np.clip(action, -1, 1).astype(np.float32)
+
+
+def _play(scene: Scene, style: Style) -> Motion:
+    hand = Hand(scene, style)
+    failed: dict[str, list[Grasp]] = {}
+    for goal in sorted(scene.goals, key=lambda g: _ORDER[g[0]]):
+        for _ in range(_ATTEMPTS_PER_GOAL):
+            if scene.satisfied(goal):
+                break
+            yield from _achieve(hand, goal, failed.setdefault(goal[1], []))
+    yield from hand.wait(20)
+
+
+def _achieve(hand: Hand, goal: Goal, failed: list[Grasp]) -> Motion:
+    match goal:
+        case ("open", region):
+            yield from open_drawer(hand, region)
+        case ("close", region) if hand.scene.is_object(region):
+            raise ExpertFailure(f"no skill for closing the door of {region}")
+        case ("close", region):
+            yield from close_drawer(hand, region)
+        case ("turnon", fixture):
+            yield from turn_knob(hand, fixture)
+        case ("on", name, where) if name.startswith("plate"):
+            yield from drag(hand, name, hand.scene.position(where)[:2])
+        case ("on", name, where):
+            yield from _put_on(hand, name, where, failed)
+        case ("in", name, where):
+            yield from _put_in(hand, name, where, failed)
+        case _:
+            raise ExpertFailure(f"no skill for {' '.join(goal)}")
+
+
+def _put_on(hand: Hand, name: str, where: str, failed: list[Grasp]) -> Motion:
+    yield from pick(hand, name, failed)
+    scene = hand.scene
+    centre = scene.position(where)
+    if scene.is_object(where):
+        points = scene.object_points(where)
+        middle = points[np.linalg.norm((points - centre)[:, :2], axis=1) < 0.03]
+        support = (middle if len(middle) else points)[:, 2].max()
+        yield from place(hand, name, centre, support)
+        return
+    support = centre[2] + 0.007
+    if not where.startswith(_TABLES):
+        points = scene.obstacle_points(name, centre)
+        middle = points[(np.abs((points - centre)[:, :2]) < 0.06).all(axis=1)]
+        support = middle[:, 2].max() if len(middle) else support
+    yield from place(hand, name, centre[:2] + _share_of_place(scene, name, where), support)
+
+
+def _share_of_place(scene: Scene, name: str, where: str) -> np.ndarray:
+    """Where several objects go to one region they stand side by side along y."""
+    together = [g[1] for g in scene.goals if g[0] == "on" and g[2] == where]
+    if len(together) < 2:
+        return np.zeros(2)
+    return np.array([0.0, _SHARED_PLACE_OFFSET if together.index(name) else -_SHARED_PLACE_OFFSET])
+
+
+def _put_in(hand: Hand, name: str, where: str, failed: list[Grasp]) -> Motion:
+    scene = hand.scene
+    in_drawer = "cabinet" in where
+    if in_drawer and abs(scene.joint_value(scene.joint_of_region(where))) < _DRAWER_AJAR:
+        yield from open_drawer(hand, where)
+    yield from pick(hand, name, failed)
+    region = scene.region(where)
+    points = scene.obstacle_points(name, region.centre)
+    inside = (np.abs((points - region.centre)[:, :2]) < region.extent[:2] * 0.8).all(axis=1)
+    inside &= points[:, 2] < region.centre[2] + region.extent[2]
+    floor = points[inside, 2].max() if inside.any() else region.centre[2] - region.extent[2]
+    at, release = region.centre[:2], 0.05 if "basket" in where else 0.03
+    if in_drawer:
+        at = at + scene.slider(scene.joint_of_region(where)).outwards[:2] * 0.028
+        release = 0.008
+    yield from place(hand, name, at, float(floor), release)

@@ -1,0 +1,186 @@
+"""Exhaustive search for a top-down antipodal grasp in point clouds.
+
+Candidates are every (height, yaw, position) of a lattice over the object. A candidate survives when object points lie
+between the fingers, can be gripped, and nothing is where the fingers, the palm and the wrist will be. The cheapest
+survivor wins. Deterministic; a few hundredths of a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.sim.expert.geometry import pointing_down
+
+# The Panda hand, in metres. Axes: `u` the fingers open along it, `w` across the fingers, z up, from the grip site.
+_MAX_WIDTH = 0.066
+_FINGER_REACH = 0.037  # inner face of an open finger along u
+_FINGER_OUTER = 0.070
+_FINGER_HALF_DEPTH = 0.019  # along w
+_PAD_HALF_DEPTH = 0.010  # the part of a finger that holds
+_FINGER_BELOW = 0.014  # how far the tips reach under the grip site
+_FINGER_TOP = 0.12
+_PALM_HEIGHT = 0.056
+_BETWEEN_TOP = 0.05  # nothing may stick up higher between the fingers
+_PALM_HALF = (0.118, 0.045)  # along u, w
+_WRIST_HEIGHT = 0.15
+_WRIST_HALF = (0.10, 0.08)
+
+_DEPTHS = (0.045, 0.035, 0.025, 0.015, 0.008)  # of the grip site below the object's top
+_MIN_HEIGHT = 0.010  # of the grip site above the object's lowest point
+_YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
+_LATTICE = 0.010
+_MAX_OFF_CENTRE = 0.006
+_MIN_CONTACTS = 3
+_CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
+_VOXEL = 0.004
+
+
+class GraspNotFound(Exception):  # noqa: N818 - an outcome of the search
+    """No top-down grasp of the object is free of collisions."""
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """Where the grip site should be before the fingers close."""
+
+    position: np.ndarray  # [3]
+    rotation: np.ndarray  # [3, 3]
+    yaw: float  # of the opening axis, world
+    offset: np.ndarray  # [2], position against the object's origin
+
+    def resembles(self, offset: np.ndarray, yaw: float) -> bool:
+        """Whether it is nearly the same grasp of the object."""
+        return bool(np.linalg.norm(self.offset - offset) < 0.02 and abs(self.yaw - yaw) < 0.3)
+
+
+def find_grasp(
+    object_points: np.ndarray,
+    obstacle_points: np.ndarray,
+    origin: np.ndarray,
+    rest_yaw: float,
+    failed: tuple[Grasp, ...] = (),
+) -> Grasp:
+    """The cheapest free grasp.
+
+    object_points [N, 3], obstacle_points [M, 3]; origin [3] of the object; rest_yaw of the hand's opening axis;
+    `failed` grasps of the same object are avoided. Raises GraspNotFound.
+    """
+    low, top = object_points[:, 2].min(), object_points[:, 2].max()
+    target = _thin(object_points)
+    obstacles = _thin(_relevant(obstacle_points, origin, low))
+    centre = object_points.mean(axis=0)
+    solid = _narrowest(target) < _MAX_WIDTH
+    best_cost, best = np.inf, None
+    for z in sorted({max(top - depth, low + _MIN_HEIGHT) for depth in _DEPTHS}):
+        for yaw in _YAWS:
+            found = _search_plane(target, obstacles, z, rest_yaw + yaw)
+            if len(found) == 0:
+                continue
+            off_centre = np.linalg.norm(found[:, :2] - centre[:2], axis=1)
+            cost = _cost(found, off_centre, abs(yaw), depth=top - z, solid=solid)
+            cost += _failure_cost(found[:, :2] - origin[:2], rest_yaw + yaw, failed)
+            if cost.min() < best_cost:
+                best_cost, best = cost.min(), (*found[cost.argmin(), :2], z, rest_yaw + yaw)
+    if best is None:
+        raise GraspNotFound
+    position, yaw = np.array(best[:3]), float(best[3])
+    rotation = pointing_down(np.array([np.cos(yaw), np.sin(yaw), 0.0]))
+    return Grasp(position, rotation, yaw, position[:2] - origin[:2])
+
+
+def _thin(points: np.ndarray) -> np.ndarray:
+    """One point per voxel: overlapping boxes repeat points."""
+    if len(points) == 0:
+        return points
+    keys = np.round(points / _VOXEL).astype(np.int64) + (1 << 19)
+    packed = (keys[:, 0] << 40) | (keys[:, 1] << 20) | keys[:, 2]
+    return points[np.unique(packed, return_index=True)[1]]
+
+
+def _relevant(obstacles: np.ndarray, origin: np.ndarray, low: float) -> np.ndarray:
+    near = np.linalg.norm((obstacles - origin)[:, :2], axis=1) < _CLEARANCE_RADIUS
+    return obstacles[near & (obstacles[:, 2] > low + 0.004)]
+
+
+def _narrowest(points: np.ndarray) -> float:
+    angles = np.deg2rad(np.arange(0, 180, 5))
+    return float(np.ptp(points[:, :2] @ np.stack([np.cos(angles), np.sin(angles)]), axis=0).min())
+
+
+def _search_plane(target: np.ndarray, obstacles: np.ndarray, z: float, yaw: float) -> np.ndarray:
+    """Survivors at one height and yaw: rows (x, y, width, slope, contacts)."""
+    axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+    xy = _candidates(target)
+    places = xy @ axes.T
+    level = target[np.abs(target[:, 2] - z) < _PAD_HALF_DEPTH]
+    if len(level) == 0:
+        return np.zeros((0, 5))
+    grips = _grips(level[:, :2] @ axes.T, places)
+    keep = grips[:, 0] >= _MIN_CONTACTS
+    keep &= (np.abs(grips[:, 1]) <= _MAX_OFF_CENTRE) & (grips[:, 2] <= _MAX_WIDTH)
+    if not keep.any():
+        return np.zeros((0, 5))
+    everything = np.concatenate([target, obstacles])
+    everything = everything[everything[:, 2] > z - _FINGER_BELOW]
+    free = _is_free(everything[:, :2] @ axes.T, everything[:, 2] - z, places[keep])
+    chosen = np.flatnonzero(keep)[free]
+    return np.column_stack([xy[chosen], grips[chosen][:, [2, 3, 0]]])
+
+
+def _candidates(target: np.ndarray) -> np.ndarray:
+    low, high = target[:, :2].min(axis=0) - 0.005, target[:, :2].max(axis=0) + 0.006
+    xs, ys = (np.arange(low[i], high[i], _LATTICE) for i in range(2))
+    return np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What closes between the pads, for points [N, 2] and places [C, 2] in (u, w): rows (contacts, mid, width, slope).
+
+    `slope` is how much the gripped points lean across the finger, 0 for a face square to it.
+    """
+    u = points[None, :, 0] - places[:, None, 0]
+    w = points[None, :, 1] - places[:, None, 1]
+    inside = (np.abs(w) < _PAD_HALF_DEPTH) & (np.abs(u) < _FINGER_REACH)
+    count = inside.sum(axis=1)
+    high = np.where(inside, u, -np.inf).max(axis=1)
+    low = np.where(inside, u, np.inf).min(axis=1)
+    divisor = np.maximum(count, 1)
+    mean_u, mean_w = (np.where(inside, a, 0).sum(axis=1) / divisor for a in (u, w))
+    du, dw = (np.where(inside, a - m[:, None], 0) for a, m in ((u, mean_u), (w, mean_w)))
+    freedom = np.maximum(count - 1, 1)
+    slope = np.abs((du * dw).sum(axis=1) / freedom / ((dw**2).sum(axis=1) / divisor + 1e-8))
+    slope = np.where(count > _MIN_CONTACTS, slope, 1.0)
+    with np.errstate(invalid="ignore"):
+        middle, width = (low + high) / 2, high - low
+    middle, width = (np.where(count > 0, a, np.inf) for a in (middle, width))
+    return np.column_stack([count, middle, width, slope])
+
+
+def _is_free(points: np.ndarray, heights: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Whether the hand fits at places [C, 2], given all points [N, 2] in (u, w) and their heights above the grip site."""
+    u = np.abs(points[None, :, 0] - places[:, None, 0])
+    w = np.abs(points[None, :, 1] - places[:, None, 1])
+    z = heights[None]
+    fingers = (w < _FINGER_HALF_DEPTH) & (u > _FINGER_REACH - 0.001) & (u < _FINGER_OUTER) & (z < _FINGER_TOP)
+    between = (w < _FINGER_HALF_DEPTH) & (u <= _FINGER_OUTER) & (z > _BETWEEN_TOP)
+    palm = (u < _PALM_HALF[0]) & (w < _PALM_HALF[1]) & (z > _PALM_HEIGHT)
+    wrist = (u < _WRIST_HALF[0]) & (w < _WRIST_HALF[1]) & (z > _WRIST_HEIGHT)
+    return ~(fingers | between | palm | wrist).any(axis=1)
+
+
+def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:
+    """Solid objects are held near their centre; hollow ones (bowls, mugs) by a thin wall."""
+    width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
+    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 8 * (0.045 - min(0.045, depth))
+    cost = cost - 0.002 * np.minimum(contacts, 30)
+    return cost + (8 * off_centre + width if solid else 3 * width)
+
+
+def _failure_cost(offsets: np.ndarray, yaw: float, failed: tuple[Grasp, ...]) -> np.ndarray:
+    cost = np.zeros(len(offsets))
+    for grasp in failed:
+        if abs(grasp.yaw - yaw) < 0.3:
+            cost += 2.0 * (np.linalg.norm(offsets - grasp.offset, axis=1) < 0.02)
+    return cost

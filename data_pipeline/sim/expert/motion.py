@@ -1,0 +1,136 @@
+"""Motion primitives: generators that look at the present state and yield the next action.
+
+Actions are float64 [7] in [-1, 1], as the OSC_POSE controller takes them: position / 0.05 m, rotation vector /
+0.5 rad (world frame), gripper -1 open / +1 close. No action is a no-op: see `_LEAST`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
+from data_pipeline.sim.expert.geometry import angle_between, pointing_down, rotation_vector
+from data_pipeline.sim.expert.scene import Scene
+
+Motion = Generator[np.ndarray, None, None]
+
+_POSITION_UNIT = 0.05  # metres per unit of action
+_ROTATION_UNIT = 0.5  # radians per unit of action
+_GAIN = 1.6  # the controller lags behind its goal; ask for more than the error
+_MAX_ROTATION = 0.6
+_LEAST = 0.02
+"""Smallest vertical action while the hand should stand still (1 mm): below 1e-4 a step counts as a no-op."""
+_STALL_STEPS = 10
+_STALL_PROGRESS = 1e-3
+
+
+@dataclass(frozen=True)
+class Style:
+    """What varies between demonstrations of one task."""
+
+    speed: float = 1.0  # share of the fastest motion
+    approach: float = 0.10  # metres above a grasp where the descent starts
+    sideways: tuple[float, float] = (0.0, 0.0)  # metres, added to waypoints in free space
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Style:
+        """A moderate variation."""
+        x, y = rng.uniform(-0.012, 0.012, 2)
+        return cls(float(rng.uniform(0.8, 1.0)), float(rng.uniform(0.09, 0.12)), (float(x), float(y)))
+
+
+class Hand:
+    """Drives the hand of one scene. `gripper` is what every action says until it is changed."""
+
+    def __init__(self, scene: Scene, style: Style) -> None:
+        self.scene = scene
+        self.style = style
+        self.gripper = GRIPPER_OPEN
+        self.home = scene.hand_position
+        self.rest_rotation = pointing_down(scene.hand_rotation[:, 0])
+
+    @property
+    def position(self) -> np.ndarray:
+        """Grip site, [3]."""
+        return self.scene.hand_position
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """Grip site, [3, 3]."""
+        return self.scene.hand_rotation
+
+    def toward(self, target: np.ndarray, rotation: np.ndarray | None, speed: float = 1.0, rest: float = -1.0) -> np.ndarray:
+        """One action towards a pose. Where nothing is left to do it presses in the vertical direction `rest`."""
+        move = _limited((target - self.position) / _POSITION_UNIT * _GAIN, speed)
+        turn = np.zeros(3)
+        if rotation is not None:
+            turn = _limited(rotation_vector(rotation @ self.rotation.T) / _ROTATION_UNIT * _GAIN, _MAX_ROTATION)
+        if np.linalg.norm([*move, *turn]) < _LEAST:
+            move[2] = rest * _LEAST
+        return np.array([*move, *turn, self.gripper])
+
+    def go_to(
+        self,
+        target: np.ndarray,
+        rotation: np.ndarray | None = None,
+        *,
+        tolerance: float = 0.012,
+        angle: float = 0.12,
+        steps: int = 90,
+        speed: float = 1.0,
+        patient: bool = False,
+    ) -> Motion:
+        """Move until within `tolerance` metres and `angle` radians, at most `steps` actions.
+
+        Gives up when no progress is made for half a second, unless `patient`.
+        """
+        best, stalled = np.inf, 0
+        for _ in range(steps):
+            distance = float(np.linalg.norm(target - self.position))
+            turn = 0.0 if rotation is None else angle_between(rotation, self.rotation)
+            if distance < tolerance and turn < angle:
+                return
+            if distance + 0.1 * turn < best - _STALL_PROGRESS:
+                best, stalled = distance + 0.1 * turn, 0
+            else:
+                stalled += 1
+            if stalled > _STALL_STEPS and not patient:
+                return
+            yield self.toward(target, rotation, speed * self.style.speed)
+
+    def rise_to(self, height: float, rotation: np.ndarray | None = None, tolerance: float = 0.03) -> Motion:
+        """Straight up to a height; nothing when already there."""
+        if self.position[2] < height - 0.02:
+            yield from self.go_to(np.array([*self.position[:2], height]), rotation, tolerance=tolerance)
+
+    def lift(self, by: np.ndarray | tuple[float, float, float], rotation: np.ndarray | None, tolerance: float = 0.03) -> Motion:
+        """Move by an offset."""
+        yield from self.go_to(self.position + np.asarray(by), rotation, tolerance=tolerance)
+
+    def close(self, steps: int = 10) -> Motion:
+        """Close the fingers where the hand is, pressing lightly."""
+        self.gripper = GRIPPER_CLOSE
+        yield from self._hold(steps, rest=-1.0)
+
+    def open(self, steps: int = 8) -> Motion:
+        """Open the fingers where the hand is, yielding upwards lightly."""
+        self.gripper = GRIPPER_OPEN
+        yield from self._hold(steps, rest=1.0)
+
+    def wait(self, steps: int) -> Motion:
+        """Drift upwards slowly while the scene comes to rest."""
+        for _ in range(steps):
+            yield np.array([0.0, 0.0, _LEAST, 0.0, 0.0, 0.0, self.gripper])
+
+    def _hold(self, steps: int, rest: float) -> Motion:
+        position, rotation = self.position, self.rotation
+        for _ in range(steps):
+            yield self.toward(position, rotation, rest=rest)
+
+
+def _limited(vector: np.ndarray, largest: float) -> np.ndarray:
+    peak = np.abs(vector).max()
+    return vector * (largest / peak) if peak > largest else vector

@@ -1,0 +1,128 @@
+"""Pick, place and push movable objects. Each skill is a generator of actions; see motion.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
+from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
+from data_pipeline.sim.expert.motion import Hand, Motion
+
+_PICK_ATTEMPTS = 3
+_LIFTED = 0.02  # metres: an object that rose by as much is held
+_CEILING_ABOVE_TABLE = 1.45  # metres: the arm reaches no higher
+_CEILING_ABOVE_FLOOR = 0.75
+
+
+class ExpertFailure(Exception):  # noqa: N818 - an outcome, not an error
+    """The expert gives up; the message is the reason, named after what did not work."""
+
+
+def pick(hand: Hand, name: str, failed: list[Grasp]) -> Motion:
+    """Grasp an object and lift it by 8 cm. Appends grasps that did not hold to `failed`.
+
+    Raises ExpertFailure when no grasp is found or none holds.
+    """
+    for attempt in range(_PICK_ATTEMPTS):
+        hand.gripper = GRIPPER_OPEN
+        try:
+            grasp = plan_grasp(hand, name, failed)
+        except GraspNotFound:
+            if attempt == _PICK_ATTEMPTS - 1:
+                raise ExpertFailure(f"no free grasp of {name}") from None
+            yield from hand.lift((0, 0, 0.05), None)
+            continue
+        height = hand.scene.position(name)[2]
+        yield from _reach(hand, name, grasp)
+        yield from hand.close()
+        yield from hand.lift((0, 0, 0.08), grasp.rotation, tolerance=0.02)
+        if hand.scene.position(name)[2] - height > _LIFTED:
+            return
+        failed.append(grasp)
+        yield from hand.open(4)
+        yield from hand.lift((0, 0, 0.05), None)
+    raise ExpertFailure(f"grasps of {name} do not hold")
+
+
+def plan_grasp(hand: Hand, name: str, failed: list[Grasp]) -> Grasp:
+    """Best grasp of an object as it lies now. Raises GraspNotFound."""
+    scene, opening = hand.scene, hand.rest_rotation[:, 0]
+    origin = scene.position(name)
+    rest_yaw = float(np.arctan2(opening[1], opening[0]))
+    points, obstacles = scene.object_points(name), scene.obstacle_points(name, origin)
+    return find_grasp(points, obstacles, origin, rest_yaw, tuple(failed))
+
+
+def _reach(hand: Hand, name: str, grasp: Grasp) -> Motion:
+    goal, rotation = grasp.position, grasp.rotation
+    clear = max(hand.scene.corridor_top(name, hand.position, goal) + 0.08, goal[2] + 0.08)
+    if np.linalg.norm((goal - hand.position)[:2]) > 0.05:
+        yield from hand.rise_to(clear)
+    above = np.array([*goal[:2], max(goal[2] + hand.style.approach, min(clear, hand.position[2]))])
+    yield from hand.go_to(above + [*hand.style.sideways, 0], rotation, tolerance=0.03, angle=0.15)
+    yield from hand.go_to(goal + [0, 0, 0.07], rotation, tolerance=0.012, angle=0.08, steps=60)
+    yield from hand.go_to(goal + [0, 0, 0.035], rotation, tolerance=0.006, angle=0.06, steps=40, speed=0.7)
+    yield from hand.go_to(goal, rotation, tolerance=0.004, steps=40, speed=0.5)
+
+
+def place(hand: Hand, name: str, at: np.ndarray, support: float, release: float = 0.012) -> Motion:
+    """Carry the held object so that its origin is above `at` (x, y), lower it, let go, retreat.
+
+    It is let go when its lowest point is `release` metres above the height `support`.
+    """
+    rotation = hand.rotation
+    ceiling = _CEILING_ABOVE_TABLE if support > 0.6 else _CEILING_ABOVE_FLOOR
+    for first in (True, False):
+        target, low = _placing_pose(hand, name, at, support + release)
+        over = np.array([*target[:2], hand.position[2]])
+        safe = max(hand.scene.corridor_top(name, hand.position, over) + 0.03 - low, target[2] + 0.03)
+        if first:
+            yield from hand.rise_to(min(safe, ceiling), rotation)
+            over[2] = max(min(safe, ceiling), hand.position[2])
+        yield from hand.go_to(over, rotation, tolerance=0.02 if first else 0.008, steps=120)
+    target, _ = _placing_pose(hand, name, at, support + release)
+    yield from hand.go_to(target, rotation, tolerance=0.008, steps=60, speed=0.6)
+    yield from hand.open()
+    yield from hand.lift((0, 0, 0.12), rotation)
+    yield from hand.wait(8)
+
+
+def _placing_pose(hand: Hand, name: str, at: np.ndarray, bottom: float) -> tuple[np.ndarray, float]:
+    """Hand position [3] that puts the object there, and its lowest point's height against the hand."""
+    offset = hand.scene.position(name) - hand.position
+    low = float(hand.scene.object_points(name)[:, 2].min() - hand.position[2])
+    return np.array([*(np.asarray(at)[:2] - offset[:2]), bottom - low]), low
+
+
+def drag(hand: Hand, name: str, to: np.ndarray) -> Motion:
+    """Drag a plate over the table to `to` (x, y): closed fingertips inside it, pressed against the inner rim."""
+    for _ in range(3):
+        origin = hand.scene.position(name)
+        path = np.asarray(to)[:2] - origin[:2]
+        length = float(np.linalg.norm(path))
+        if length < 0.012:
+            return
+        points = hand.scene.object_points(name)
+        radius = float(np.max((points - origin)[:, :2] @ (path / length)))
+        start = origin[:2] + path / length * (radius - 0.055)
+        yield from _press_into(hand, start, origin[2] + 0.013, above=float(points[:, 2].max()) + 0.12)
+        yield from _pull(hand, name, to, origin[2] + 0.007)
+        yield from hand.lift((0, 0, 0.10), hand.rest_rotation)
+
+
+def _press_into(hand: Hand, start: np.ndarray, height: float, above: float) -> Motion:
+    rotation = hand.rest_rotation
+    hand.gripper = GRIPPER_CLOSE
+    yield from hand.go_to(np.array([*hand.position[:2], max(hand.position[2], above)]), rotation, tolerance=0.05)
+    yield from hand.go_to(np.array([*start, above]), rotation, tolerance=0.02, steps=100)
+    yield from hand.go_to(np.array([*start, height]), rotation, tolerance=0.006, steps=60)
+
+
+def _pull(hand: Hand, name: str, to: np.ndarray, height: float) -> Motion:
+    for _ in range(90):
+        error = np.asarray(to)[:2] - hand.scene.position(name)[:2]
+        distance = float(np.linalg.norm(error))
+        if distance < 0.015:
+            return
+        ahead = hand.position[:2] + error / distance * 0.03
+        yield hand.toward(np.array([*ahead, height]), hand.rest_rotation, speed=0.5)
