@@ -1,0 +1,129 @@
+"""Names and numbers of the four LIBERO suites: subsets, tasks, instructions, step limits. No simulator needed.
+
+The table of tasks follows LIBERO's `libero_suite_task_map` with its default task order, so that `task_id` here is the
+`task_id` of every published evaluation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from configs.schema import ConfigError, Subset
+
+SUITE_OF: dict[Subset, str] = {
+    Subset.SPATIAL: "libero_spatial",
+    Subset.OBJECT: "libero_object",
+    Subset.GOAL: "libero_goal",
+    Subset.LONG: "libero_10",
+}
+
+MAX_STEPS: dict[Subset, int] = {Subset.SPATIAL: 220, Subset.OBJECT: 280, Subset.GOAL: 300, Subset.LONG: 520}
+"""Environment steps after settling, as OpenVLA's LIBERO evaluation has them (longest demonstration plus a margin)."""
+
+NUM_TASKS = 10
+"""Tasks per suite."""
+
+NUM_INIT_STATES = 50
+"""Official initial states per task."""
+
+_BOWL_PLACES = (
+    "between_the_plate_and_the_ramekin",
+    "next_to_the_ramekin",
+    "from_table_center",
+    "on_the_cookie_box",
+    "in_the_top_drawer_of_the_wooden_cabinet",
+    "on_the_ramekin",
+    "next_to_the_cookie_box",
+    "on_the_stove",
+    "next_to_the_plate",
+    "on_the_wooden_cabinet",
+)
+_GROCERIES = (
+    "alphabet_soup",
+    "cream_cheese",
+    "salad_dressing",
+    "bbq_sauce",
+    "ketchup",
+    "tomato_sauce",
+    "butter",
+    "milk",
+    "chocolate_pudding",
+    "orange_juice",
+)
+
+_TASKS: dict[Subset, tuple[str, ...]] = {
+    Subset.SPATIAL: tuple(f"pick_up_the_black_bowl_{place}_and_place_it_on_the_plate" for place in _BOWL_PLACES),
+    Subset.OBJECT: tuple(f"pick_up_the_{thing}_and_place_it_in_the_basket" for thing in _GROCERIES),
+    Subset.GOAL: (
+        "open_the_middle_drawer_of_the_cabinet",
+        "put_the_bowl_on_the_stove",
+        "put_the_wine_bottle_on_top_of_the_cabinet",
+        "open_the_top_drawer_and_put_the_bowl_inside",
+        "put_the_bowl_on_top_of_the_cabinet",
+        "push_the_plate_to_the_front_of_the_stove",
+        "put_the_cream_cheese_in_the_bowl",
+        "turn_on_the_stove",
+        "put_the_bowl_on_the_plate",
+        "put_the_wine_bottle_on_the_rack",
+    ),
+    Subset.LONG: (
+        "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket",
+        "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket",
+        "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it",
+        "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it",
+        "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate",
+        "STUDY_SCENE1_pick_up_the_book_and_place_it_in_the_back_compartment_of_the_caddy",
+        "LIVING_ROOM_SCENE6_put_the_white_mug_on_the_plate_and_put_the_chocolate_pudding_to_the_right_of_the_plate",
+        "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket",
+        "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove",
+        "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it",
+    ),
+}
+
+_SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
+
+
+def parse_subset(text: str) -> Subset:
+    """`object`, `libero_object`, `LIBERO-Object`; `long`, `libero_long`, `10`, `libero_10` are the same subset.
+
+    Raises ConfigError naming the nearest subset.
+    """
+    name = text.strip().lower().replace("-", "_").removeprefix("libero_")
+    if name == "10":
+        name = Subset.LONG.value
+    names = [subset.value for subset in Subset]
+    if name in names:
+        return Subset(name)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"subset {text!r} is unknown{hint} Allowed: {', '.join(names)} (or libero_<name>, libero_10)")
+
+
+def task_names(subset: Subset) -> tuple[str, ...]:
+    """The ten BDDL stems of a suite; the index is the task id."""
+    return _TASKS[subset]
+
+
+def task_id_of(subset: Subset, task_name: str) -> int:
+    """Inverse of `task_names(subset)[task_id]`. Raises ConfigError for a name that is not a task of the suite."""
+    names = _TASKS[subset]
+    if task_name in names:
+        return names.index(task_name)
+    near = difflib.get_close_matches(task_name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{task_name!r} is not a task of {SUITE_OF[subset]}{hint}")
+
+
+def instruction(task_name: str) -> str:
+    """The sentence the policy reads: LIBERO's `Task.language`, lower case, derived from the file's name.
+
+    (The BDDL file's own `:language` differs for some tasks: "akita black bowl" for "black bowl".)
+    """
+    return _SCENE_PREFIX.sub("", task_name).replace("_", " ").lower()
+
+
+def demo_file(folder: Path, subset: Subset, task_id: int) -> Path:
+    """Where the demonstrations of one task lie in a folder of official layout."""
+    return folder / f"{_TASKS[subset][task_id]}_demo.hdf5"

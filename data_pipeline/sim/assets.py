@@ -1,0 +1,113 @@
+"""Which LIBERO assets (meshes, textures, MJCF) a run uses, and where they lie.
+
+`official` assets are the published ones; nothing here downloads them. The `builtin` set is made by this project from
+measured figures: the same physics, other visuals (docs/decisions/0003-built-in-assets.md).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ConfigError
+from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.sim import builtin_assets
+from data_pipeline.sim.boot import cache_root, user_assets_path
+
+HUB_REPOSITORY = "lerobot/libero-assets"
+"""The Hugging Face data set that holds the official assets."""
+
+ASSETS_VARIABLE = "LIBERO_ASSETS_PATH"
+
+_FACTS = Path(__file__).with_name("asset_facts.json")
+
+
+@dataclass(frozen=True)
+class AssetSet:
+    """A resolved set of assets."""
+
+    kind: str  # official | builtin
+    path: Path
+    digest: str  # sha256, 64 hex digits
+
+
+def resolve(kind: str) -> AssetSet:
+    """kind: auto (official where they are configured, else builtin), official, builtin.
+
+    Official assets are looked for in $LIBERO_ASSETS_PATH, in LIBERO's own config.yaml, in LIBERO's download folder
+    and in the Hugging Face cache. Raises EnvironmentProblem where official ones are asked for and absent, or
+    $LIBERO_ASSETS_PATH does not hold them; ConfigError for another kind.
+    """
+    if kind not in ("auto", "official", "builtin"):
+        raise ConfigError(f"env.assets={kind!r}; allowed: auto, official, builtin")
+    official = None if kind == "builtin" else find_official()
+    if official is not None:
+        return AssetSet("official", official, _official_digest(official))
+    if kind == "official":
+        raise EnvironmentProblem(
+            f"the official LIBERO assets were not found. Fetch them with `hf download {HUB_REPOSITORY} --repo-type "
+            f"dataset --local-dir ~/.cache/libero/assets` (or set {ASSETS_VARIABLE} to where they are); or run with "
+            "the built-in set: env.assets=builtin"
+        )
+    return _builtin()
+
+
+@functools.cache
+def facts() -> dict[str, Any]:
+    """The table of measured figures from which the built-in set is made. Do not modify what it returns."""
+    return json.loads(_FACTS.read_text())
+
+
+def find_official() -> Path | None:
+    """The first folder that holds every file which the four suites need, or None."""
+    named = os.environ.get(ASSETS_VARIABLE, "")
+    if named:
+        missing = _missing(Path(named))
+        if missing:
+            raise EnvironmentProblem(
+                f"{ASSETS_VARIABLE}={named} does not hold LIBERO's assets ({missing[0]} and {len(missing) - 1} more "
+                f"are missing); correct it, or unset it to use the built-in set"
+            )
+        return Path(named).resolve()
+    candidates = [Path(p) for p in (user_assets_path(),) if p]
+    candidates.append(Path("~/.cache/libero/assets").expanduser())
+    candidates += _hub_snapshots()
+    return next((path.resolve() for path in candidates if not _missing(path)), None)
+
+
+def _missing(root: Path) -> list[str]:
+    table = facts()
+    sources = [entry["source"] for group in ("objects", "arenas") for entry in table[group].values()]
+    return [source for source in sources if not (root / source).is_file()]
+
+
+def _hub_snapshots() -> list[Path]:
+    """Snapshots of the data set in the Hugging Face cache, newest first."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    hub = Path(os.environ.get("HF_HUB_CACHE", str(home / "hub"))).expanduser()
+    folder = hub / f"datasets--{HUB_REPOSITORY.replace('/', '--')}" / "snapshots"
+    if not folder.is_dir():
+        return []
+    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+@functools.cache
+def _official_digest(root: Path) -> str:
+    """Over the MJCF files' bytes (they are the physics) and every other file's name and size (164 MB and more)."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        content = path.read_bytes() if path.suffix == ".xml" else str(path.stat().st_size).encode()
+        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _builtin() -> AssetSet:
+    """Made once per machine, in a folder named by what it is made from."""
+    path, digest = builtin_assets.ensure(facts(), _FACTS.read_bytes(), cache_root())
+    return AssetSet("builtin", path, digest)

@@ -1,0 +1,301 @@
+"""One LIBERO task as an environment that depends on nothing but (task, initial state, seed) and the actions given.
+
+Differences from LIBERO's own wrapper: a reset compiles nothing and is seeded; nothing is drawn unless asked for;
+observations are read off the state after a step, not sampled during it; exceptions come out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from data_pipeline.sim.boot import boot, libero_root, quiet, read_init_states
+
+boot()  # the imports below read the environment variables that it sets
+
+import libero.libero as libero_package  # noqa: E402
+import mujoco  # noqa: E402
+import numpy as np  # noqa: E402
+import robosuite  # noqa: E402
+from libero.libero.envs import TASK_MAPPING  # noqa: E402
+from libero.libero.envs.bddl_utils import get_problem_info  # noqa: E402
+from robosuite.utils.errors import RandomizationError  # noqa: E402
+
+from configs.schema import EnvConfig, Stepping, Subset  # noqa: E402
+from data_pipeline import libero_utils  # noqa: E402
+from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem  # noqa: E402
+from data_pipeline.sim import assets, rendering  # noqa: E402
+from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
+from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
+from data_pipeline.sim.stepping import Stepper  # noqa: E402
+
+NO_OP = np.array([0.0] * (ACTION_DIM - 1) + [GRIPPER_OPEN])
+"""Stay where you are, gripper open."""
+
+_CONTROL_FREQUENCY_HZ = 20
+_PLACEMENT_ATTEMPTS = 20
+
+
+class LiberoEnv:
+    """One task. Construction takes seconds, a reset milliseconds. Not to be shared between threads."""
+
+    def __init__(self, subset: Subset, task_id: int, config: EnvConfig) -> None:
+        self.subset, self.task_id, self.config = subset, task_id, config
+        self.task_name: str = libero_utils.task_names(subset)[task_id]
+        self.instruction: str = libero_utils.instruction(self.task_name)
+        self.assets = assets.resolve(config.assets)
+        self.raw: Any = _build(_benchmark_file("bddl_files", subset, self.task_name, ".bddl"), self.assets)
+        self._init_states = read_init_states(_benchmark_file("init_files", subset, self.task_name, ".pruned_init"))
+        self.model: mujoco.MjModel = self.raw.sim.model._model  # noqa: SLF001 - robosuite wraps it, field by field
+        self.data: mujoco.MjData = self.raw.sim.data._data  # noqa: SLF001
+        self.goal: tuple[tuple[str, ...], ...] = tuple(
+            (predicate.capitalize(), *names) for predicate, *names in self.raw.parsed_problem["goal_state"]
+        )
+        self.objects_of_interest: tuple[str, ...] = tuple(self.raw.obj_of_interest)
+        self.object_names: tuple[str, ...] = tuple(self.raw.objects_dict)
+        self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
+        self._fixtures = {name: self.body_of(name) for name in self.fixture_names}
+        self._pristine_poses = self.model.body_pos.copy(), self.model.body_quat.copy()
+        self._restore_compiled_poses()
+        self._stepper = Stepper(self.raw, config.stepping is Stepping.FAST)
+        self._renderer: Renderer | None = None
+        rendering.apply_look(self.model, config.look)
+
+    # -------------------------------------------------------------- episodes
+
+    @property
+    def num_init_states(self) -> int:
+        """Official initial states of this task (50)."""
+        return len(self._init_states)
+
+    def init_state(self, index: int) -> np.ndarray:
+        """Official initial state: float64 [S], a copy. Raises IndexError past `num_init_states`."""
+        return self._init_states[index].copy()
+
+    def reset(self, seed: int, init_state: int | np.ndarray | None = None) -> None:
+        """Begin an episode. Nothing of the previous one survives.
+
+        init_state: the number of an official one; or a flattened state, float64 [S]; or None: objects are placed by
+        sampling the BDDL regions. Fixtures are always placed by sampling. All draws come from (task, number of the
+        initial state, seed); a given array counts as no number. Does not settle.
+        Raises EnvironmentProblem if no valid placement is found.
+        """
+        label = init_state if isinstance(init_state, (int, np.integer)) else "none"
+        for attempt in range(_PLACEMENT_ATTEMPTS):
+            np.random.seed(_seed(self.subset, self.task_id, label, seed, attempt))  # noqa: NPY002 - LIBERO reads it
+            try:
+                self._reset_raw()
+                break
+            except RandomizationError:
+                continue
+        else:
+            raise EnvironmentProblem(
+                f"{self.task_name}: no valid placement in {_PLACEMENT_ATTEMPTS} tries, seed {seed}"
+            )
+        if init_state is None:
+            self._refresh()
+        else:
+            state = self._init_states[init_state] if isinstance(init_state, (int, np.integer)) else init_state
+            self.set_state(np.asarray(state, np.float64))
+
+    def settle(self, steps: int = 10) -> None:
+        """Let objects come to rest: no-op actions with the gripper open."""
+        for _ in range(steps):
+            self.step(NO_OP)
+
+    def step(self, action: np.ndarray) -> bool:
+        """One control step (50 ms). action: float [7] in [-1, 1], clipped. Returns success now; draws nothing."""
+        self._stepper.step(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        done = self.success()
+        mujoco.mj_kinematics(self.model, self.data)  # positions after the last substep, not before it
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
+        return done
+
+    def success(self) -> bool:
+        """Whether the BDDL goal holds now. Not latched."""
+        return bool(self.raw._check_success())  # noqa: SLF001
+
+    def close(self) -> None:
+        """Free what is held outside Python. Call it before the interpreter ends."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    # -------------------------------------------------------------- pictures
+
+    def render(self, camera: str) -> np.ndarray:
+        """uint8 [R, R, 3], ImageFrame.GL."""
+        return self._drawing().colour(self.data, self._camera_id(camera))
+
+    def render_depth(self, camera: str) -> tuple[np.ndarray, np.ndarray]:
+        """Planar depth float32 [R, R] in metres and geom ids int32 [R, R] (-1: none); both ImageFrame.GL."""
+        return self._drawing().depth_and_ids(self.data, self._camera_id(camera))
+
+    def camera(self, name: str) -> Camera:
+        """Where a camera is now and how it projects."""
+        return rendering.camera(self.model, self.data, self._camera_id(name), self.config.resolution)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See `data_pipeline.sim.fingerprint`. Makes the GL context if there is none yet."""
+        return fingerprint(self.config, self.assets, self._drawing().device())
+
+    # -------------------------------------------------------------- state
+
+    def state(self) -> np.ndarray:
+        """float64 [S]: time, qpos, qvel."""
+        return np.concatenate([[self.data.time], self.data.qpos, self.data.qvel])
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Inverse of `state`; everything derived is computed anew. Controller and fixtures stay as they are.
+
+        Raises ValueError for a state of another length.
+        """
+        expected = 1 + self.model.nq + self.model.nv
+        if state.shape != (expected,):
+            raise ValueError(f"{self.task_name}: a state has shape ({expected},), got {state.shape}")
+        self.data.time = state[0]
+        self.data.qpos[:] = state[1 : 1 + self.model.nq]
+        self.data.qvel[:] = state[1 + self.model.nq :]
+        self._refresh()
+
+    def fixture_poses(self) -> dict[str, tuple[float, ...]]:
+        """Root body of each fixture -> position (3) and quaternion wxyz (4), world frame. Not part of `state`."""
+        return {
+            self.model.body(body).name: (*self.model.body_pos[body].tolist(), *self.model.body_quat[body].tolist())
+            for body in self._fixtures.values()
+        }
+
+    def set_fixture_poses(self, poses: dict[str, tuple[float, ...]]) -> None:
+        """Inverse of `fixture_poses`. Raises ValueError where the bodies are not this task's fixtures."""
+        bodies = {self.model.body(body).name: body for body in self._fixtures.values()}
+        if set(poses) != set(bodies):
+            raise ValueError(f"{self.task_name} has the fixtures {sorted(bodies)}, got poses of {sorted(poses)}")
+        for name, pose in poses.items():
+            self.model.body_pos[bodies[name]], self.model.body_quat[bodies[name]] = pose[:3], pose[3:]
+        self._refresh()
+
+    # -------------------------------------------------------------- robot
+
+    def grip_site_position(self) -> np.ndarray:
+        """float64 [3], m, world: the point between the fingertips."""
+        return self.data.site_xpos[self._robot.eef_site_id].copy()
+
+    def proprio(self) -> np.ndarray:
+        """float32 [8]: end-effector position (m), axis-angle (rad), finger joints (m)."""
+        extras = self.observation_extras()
+        return np.concatenate([extras["ee_states"], extras["gripper_states"]]).astype(np.float32)
+
+    def observation_extras(self) -> dict[str, np.ndarray]:
+        """float64 arrays named as in LIBERO's HDF5: ee_pos [3], ee_ori [3], ee_states [6], gripper_states [2],
+        joint_states [7]."""
+        position = self.grip_site_position()
+        orientation = _axis_angle(self.data.body(self._robot.robot_model.eef_name).xquat)
+        return {
+            "ee_pos": position,
+            "ee_ori": orientation,
+            "ee_states": np.concatenate([position, orientation]),
+            "gripper_states": self.data.qpos[self._robot._ref_gripper_joint_pos_indexes].copy(),  # noqa: SLF001
+            "joint_states": self.data.qpos[self._robot._ref_joint_pos_indexes].copy(),  # noqa: SLF001
+        }
+
+    def grasped_objects(self) -> set[str]:
+        """Movable objects that both finger pads touch now."""
+        return {
+            name for name in self.object_names if self.raw._check_grasp(self._robot.gripper, self.raw.get_object(name))
+        }  # noqa: SLF001, E501
+
+    # -------------------------------------------------------------- what is where
+
+    def body_of(self, name: str) -> int:
+        """Root body id of an object or fixture. Raises KeyError for another name."""
+        return self.raw.obj_body_id[name]
+
+    def geoms_of(self, name: str) -> np.ndarray:
+        """int [N]: ids of all geoms of an object or fixture, visual and collision, its moving parts included."""
+        root, bodies = self.body_of(name), set()
+        for body in range(root, self.model.nbody):  # parents come before their children
+            if body == root or self.model.body_parentid[body] in bodies:
+                bodies.add(body)
+        return np.flatnonzero(np.isin(self.model.geom_bodyid, sorted(bodies)))
+
+    @property
+    def _robot(self) -> Any:
+        return self.raw.robots[0]
+
+    def _camera_id(self, name: str) -> int:
+        return self.model.camera(name).id
+
+    def _drawing(self) -> Renderer:
+        if self._renderer is None:
+            self._renderer = Renderer(self.model, self.config.look, self.config.resolution)
+        return self._renderer
+
+    def _reset_raw(self) -> None:
+        """robosuite's soft reset, after undoing what it leaves behind: fixture poses and the gripper's integrator."""
+        self.model.body_pos[:], self.model.body_quat[:] = self._pristine_poses
+        gripper = self._robot.gripper
+        gripper.current_action = np.zeros(gripper.dof)
+        with quiet():
+            self.raw.reset()
+
+    def _restore_compiled_poses(self) -> None:
+        """The constructor's own reset has moved the fixtures: note where the MJCF has them."""
+        positions, quaternions = self._pristine_poses
+        for element in self.raw.model.worldbody.findall("./body"):
+            body = self.model.body(element.get("name")).id
+            if body in self._fixtures.values():
+                positions[body] = _numbers(element.get("pos"), (0.0, 0.0, 0.0))
+                quaternions[body] = _numbers(element.get("quat"), (1.0, 0.0, 0.0, 0.0))
+
+    def _refresh(self) -> None:
+        """Recompute what depends on the state, switches and lamps included (as LIBERO does after setting a state)."""
+        mujoco.mj_forward(self.model, self.data)
+        self.raw._post_process()  # noqa: SLF001
+
+
+def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
+    """LIBERO's problem class for a BDDL file, without cameras and without a renderer."""
+    vars(libero_package)["_assets_path_cache"] = str(chosen.path)  # the only way in: it ignores its own config
+    problem = TASK_MAPPING[get_problem_info(bddl_file)["problem_name"]]
+    with quiet():
+        raw = problem(
+            bddl_file,
+            robots=["Panda"],
+            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
+            gripper_types="default",
+            initialization_noise=None,
+            use_camera_obs=False,
+            has_renderer=False,
+            has_offscreen_renderer=False,
+            control_freq=_CONTROL_FREQUENCY_HZ,
+            ignore_done=True,
+            hard_reset=False,
+        )
+    for observable in raw._observables.values():  # noqa: SLF001
+        observable.set_enabled(False)
+    return raw
+
+
+def _benchmark_file(kind: str, subset: Subset, task_name: str, suffix: str) -> Any:
+    path = libero_root() / kind / libero_utils.SUITE_OF[subset] / f"{task_name}{suffix}"
+    return path if kind == "init_files" else str(path)
+
+
+def _seed(subset: Subset, task_id: int, init_state: int | str, seed: int, attempt: int) -> int:
+    """32 bits that depend on all of it, the same on every machine."""
+    text = f"{subset.value}/{task_id}/{init_state}/{seed}/{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+
+
+def _numbers(text: str | None, default: tuple[float, ...]) -> np.ndarray:
+    return np.array(default) if text is None else np.array([float(x) for x in text.split()])
+
+
+def _axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
+    """robosuite's convention: angle in [0, 2 pi], from the quaternion's sign as MuJoCo gives it."""
+    w = float(np.clip(quat_wxyz[0], -1.0, 1.0))
+    sine = np.sqrt(1.0 - w * w)
+    if np.isclose(sine, 0.0):
+        return np.zeros(3)
+    return quat_wxyz[1:] * (2.0 * np.arccos(w) / sine)
