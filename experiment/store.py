@@ -1,0 +1,338 @@
+"""The content-addressed store: `<output_dir>/.store/<stage>/<key>/` holds a finished stage, its manifest written last.
+
+Only a folder with a valid manifest counts. A stage works in `tmp/<key>`, a stable name, so that a killed attempt is
+resumed. When it returns, its declared outputs are linked aside, synced, described by `manifest.json` and renamed into
+place: a crash at any point leaves either no entry or a whole one. Locks only save double work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
+from experiment.stages import StageSpec, canonical_json, digest, load
+
+MANIFEST = "manifest.json"
+EAGER_DIGEST_BYTES = 2_000_000  # files up to this size are verified by digest on every look, larger ones by size
+COPY_BYTES = 64_000_000  # imported files up to this size are copied, so that editing the original harms nothing
+LOCK_POLL_S = 0.2
+_ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+
+
+class Damaged(Exception):  # noqa: N818 - a fact about an entry
+    """A store entry does not match its manifest."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage says about itself. `output` is the digest of all files' digests."""
+
+    stage: str
+    key: str
+    slug: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, Mapping[str, str]]  # name -> {stage, key, output}
+    files: Mapping[str, Mapping[str, Any]]  # relative path -> {size, sha256}
+    output: str
+    seconds: float
+    provenance: Mapping[str, str]  # commit, lock: recorded, never compared
+
+
+class Store:
+    """One output directory's store. Raises EnvironmentProblem when the folder cannot be written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def entry(self, stage: str, key: str) -> Path:
+        """Folder of a finished stage, whether it exists or not."""
+        return self.root / stage / key
+
+    def work(self, key: str) -> Path:
+        """Folder in which a stage works."""
+        return self.root / "tmp" / key
+
+    def manifest(self, stage: str, key: str, *, verify: bool = False) -> Manifest | None:
+        """The manifest of a finished stage, None when there is none. Raises Damaged when the files differ from it."""
+        folder = self.entry(stage, key)
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            _check_files(folder, manifest, verify=verify)
+        elif folder.exists():
+            raise Damaged(f"{folder}: no readable {MANIFEST}")
+        return manifest
+
+    def manifests(self, stage: str) -> list[tuple[float, Manifest]]:
+        """(finish time, manifest) of every entry of a stage, newest first; files are not looked at."""
+        found = [(path.stat().st_mtime, read_manifest(path.parent)) for path in self.root.glob(f"{stage}/*/{MANIFEST}")]
+        return sorted(((t, m) for t, m in found if m is not None), key=lambda pair: -pair[0])
+
+    def is_partial(self, key: str) -> bool:
+        """Whether an earlier attempt left work to resume."""
+        work = self.work(key)
+        return work.is_dir() and any(work.iterdir())
+
+    def discard(self, stage: str, key: str) -> None:
+        """Forget a finished stage and any unfinished work of it."""
+        if self.entry(stage, key).exists():
+            trash = self.root / "tmp" / f"old-{uuid.uuid4().hex}"
+            trash.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(self.entry(stage, key), trash)
+        shutil.rmtree(self.work(key), ignore_errors=True)
+        self.sweep()
+
+    def set_aside(self, stage: str, key: str) -> Path:
+        """Move a damaged entry out of the way, for a person to look at. Returns where it went."""
+        aside = self.root / "damaged" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self.entry(stage, key), aside)
+        return aside
+
+    def sweep(self) -> None:
+        """Delete what discarding left behind."""
+        for trash in self.root.glob("tmp/old-*"):
+            shutil.rmtree(trash, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, key: str, stop_requested: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
+        """Hold the stage's lock. While another run has it, call `waiting` and poll. Raises Interrupted on a stop."""
+        path = self.root / "locks" / f"{key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as handle:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if stop_requested():
+                    raise Interrupted
+                waiting()
+                time.sleep(LOCK_POLL_S)
+            yield
+
+    def run(
+        self,
+        spec: StageSpec,
+        report: Callable[[int, int, str], None] = lambda done, total, note: None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> Manifest:
+        """Run one stage unless its entry is there; return its manifest.
+
+        Raises what the stage raises; EnvironmentProblem for a full or read-only disk.
+        """
+        with environment_errors(), self.lock(spec.key, stop_requested, lambda: report(0, 0, "another run has it")):
+            with contextlib.suppress(Damaged):
+                if (found := self.manifest(spec.stage, spec.key)) is not None:
+                    return found
+            if self.entry(spec.stage, spec.key).exists():
+                self.set_aside(spec.stage, spec.key)
+            return self._build(spec, report, stop_requested)
+
+    def _build(
+        self, spec: StageSpec, report: Callable[[int, int, str], None], stop_requested: Callable[[], bool]
+    ) -> Manifest:
+        inputs = {name: self._finished(ref.stage, ref.key) for name, ref in spec.inputs.items()}
+        folders = {name: self.entry(ref.stage, ref.key) for name, ref in spec.inputs.items()}
+        work = self.work(spec.key)
+        work.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        function = load(spec.function)
+        outputs = function(spec.build_config(), StageContext(work, folders, report, stop_requested))
+        described = {
+            "stage": spec.stage,
+            "key": spec.key,
+            "slug": spec.slug,
+            "version": spec.version,
+            "config": spec.key_config,
+            "inputs": {name: {"stage": m.stage, "key": m.key, "output": m.output} for name, m in inputs.items()},
+            "provenance": provenance(),
+        }
+        return self._commit(work, outputs, described, time.monotonic() - started)
+
+    def _finished(self, stage: str, key: str) -> Manifest:
+        manifest = self.manifest(stage, key)
+        if manifest is None:
+            raise FileNotFoundError(f"{self.entry(stage, key)} is not built yet; run its stage first")
+        return manifest
+
+    def _commit(self, work: Path, outputs: list[str], described: dict[str, Any], seconds: float) -> Manifest:
+        """Link the declared outputs aside, sync them, write the manifest, rename into place, drop the work folder."""
+        aside = work.with_name(f"{work.name}.out")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for name in outputs:
+            link_tree(_inside(work, name), aside / name)
+        files = describe_files(aside)
+        manifest = Manifest(files=files, output=output_digest(files), seconds=round(seconds, 3), **described)
+        _sync_tree(aside)
+        write_synced(aside / MANIFEST, canonical_json(asdict(manifest)) + "\n")
+        target = self.entry(manifest.stage, manifest.key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(aside, target)
+        except OSError as problem:  # a file system without locks let another run be first: its entry is as good
+            if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(aside)
+        _sync(target.parent)
+        shutil.rmtree(work, ignore_errors=True)
+        return self._finished(manifest.stage, manifest.key)
+
+    def import_path(self, path: Path, name: str, slug: str) -> tuple[str, Manifest]:
+        """Bring a user's file or folder into the store as `file/<key>/<name>`, named by content. Returns its key."""
+        with environment_errors():
+            files = describe_files(path) if path.is_dir() else {"": _describe_file(path)}
+            key = digest({"name": name, "files": {rel: info["sha256"] for rel, info in files.items()}})[:20]
+            with contextlib.suppress(Damaged):
+                if (found := self.manifest("file", key)) is not None:
+                    return key, found
+            if self.entry("file", key).exists():
+                self.set_aside("file", key)
+            work = self.work(key)
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            link_tree(path, work / name, copy_below=COPY_BYTES)
+            described = {"stage": "file", "key": key, "slug": slug, "version": 1, "config": {}, "inputs": {}}
+            return key, self._commit(work, [name], {**described, "provenance": {}}, 0.0)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest in a folder; None when it is absent or not one."""
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError, TypeError):
+        return None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Relative path -> {size, sha256} of every file below a folder, sorted."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): _describe_file(p) for p in paths}
+
+
+def output_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One digest for a set of files: names and contents, nothing else."""
+    return digest({name: info["sha256"] for name, info in files.items()})
+
+
+def link_tree(source: Path, target: Path, *, copy_below: int = 0) -> None:
+    """Hard-link a file or a folder's files to `target` (which must not exist); copy across devices.
+
+    Files smaller than `copy_below` bytes are always copied.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        target.mkdir()
+        for child in sorted(source.iterdir()):
+            link_tree(child, target / child.name, copy_below=copy_below)
+        return
+    if source.stat().st_size >= copy_below:
+        try:
+            os.link(source, target)
+        except OSError as problem:
+            if problem.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+        else:
+            return
+    shutil.copyfile(source, target)
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def environment_errors() -> Iterator[None]:
+    """Turn a full, read-only or forbidden disk into EnvironmentProblem with the path."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno not in _ENVIRONMENT_ERRNOS:
+            raise
+        raise EnvironmentProblem(
+            f"cannot write {problem.filename or 'the output directory'}: {problem.strerror}; free some space or name "
+            "another --output_dir, then run the same command again: finished stages are kept"
+        ) from problem
+
+
+@lru_cache
+def provenance() -> dict[str, str]:
+    """The code that ran: git commit (with `+dirty`) and the digest of uv.lock; empty where unknown."""
+    root = Path(__file__).resolve().parents[1]
+    lock = root / "uv.lock"
+    return {"commit": _git_commit(root), "lock": file_sha256(lock)[:16] if lock.exists() else ""}
+
+
+def _git_commit(root: Path) -> str:
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _inside(work: Path, name: str) -> Path:
+    path = (work / name).resolve()
+    if not path.is_relative_to(work.resolve()) or name in ("", ".", MANIFEST):
+        raise ValueError(f"a stage declared {name!r} as output; outputs lie inside its work folder")
+    if not path.exists():
+        raise FileNotFoundError(f"a stage declared {name!r} as output and did not write it")
+    return path
+
+
+def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
+    for name, info in manifest.files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise Damaged(f"{path} is missing") from None
+        if size != info["size"]:
+            raise Damaged(f"{path} has {size} bytes instead of {info['size']}")
+        if (verify or size <= EAGER_DIGEST_BYTES) and file_sha256(path) != info["sha256"]:
+            raise Damaged(f"{path} does not have the content its manifest names")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        _sync(path)
+    _sync(folder)
