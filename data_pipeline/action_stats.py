@@ -115,7 +115,7 @@ class ActionStatistics:
         entries = json.loads(path.read_text(encoding="utf-8"))
         if dataset is None and len(entries) == 1:
             dataset = next(iter(entries))
-        if dataset not in entries:
+        if dataset is None or dataset not in entries:
             raise ConfigError(f"{path} has no statistics of {dataset!r}; it has {', '.join(entries)}")
         action = entries[dataset]["action"]
         low, high = np.array(action["q01"], np.float64), np.array(action["q99"], np.float64)

@@ -11,8 +11,8 @@ from configs.schema import SplitSlice, StatsSlice, Subset
 from data_pipeline.action_stats import STATISTICS_FILE, run_stats
 from data_pipeline.contract import CAMERAS, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, run_split
+from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo
 from data_pipeline.libero_utils import SUITE_OF, demo_file, task_names
-from data_pipeline.raw_loader import DemoRecord, DemoWriter, TaskInfo
 
 STATE_SIZE = 20
 FINGERPRINT = {"assets": "synthetic"}
