@@ -194,7 +194,9 @@ def fit(chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int
         special_tokens=[],
         show_progress=False,
     )
-    quantised = (np.rint(dct(c.astype(np.float64), axis=0, norm="ortho") * scale).astype(np.int64).ravel() for c in chunks)
+    quantised = (
+        np.rint(dct(c.astype(np.float64), axis=0, norm="ortho") * scale).astype(np.int64).ravel() for c in chunks
+    )
     tokenizer.train_from_iterator((_symbols(q, limit) for q in quantised), trainer)
     return FastTokenizer(scale, horizon, SymbolAlphabet(tokenizer, limit, num_codes))
 
@@ -225,7 +227,9 @@ class ByteAlphabet:
         """Coefficients below min_token are raised to it, as in the reference encoder."""
         shifted = np.maximum(coefficients - self._min_token, 0)
         if shifted.max(initial=0) >= _TWO_BYTE_LIMIT:
-            raise ValueError(f"coefficient {coefficients.max()} is out of range: the chunk is not normalised to [-1, 1]")
+            raise ValueError(
+                f"coefficient {coefficients.max()} is out of range: the chunk is not normalised to [-1, 1]"
+            )
         return self._tokenizer.encode("".join(map(chr, shifted.tolist()))).ids
 
     def read(self, codes: Sequence[int]) -> np.ndarray:
@@ -295,7 +299,9 @@ def from_hub_files(source: str, horizon: int, revision: str = "") -> FastTokeniz
     for key in ("scale", "min_token", "vocab_size"):
         if not isinstance(values.get(key), (int, float)):
             raise ConfigError(f"{config_file} has no number {key!r}; is {source!r} a FAST+ tokenizer?")
-    alphabet = ByteAlphabet(Tokenizer.from_file(str(tokenizer_file)), int(values["min_token"]), int(values["vocab_size"]))
+    alphabet = ByteAlphabet(
+        Tokenizer.from_file(str(tokenizer_file)), int(values["min_token"]), int(values["vocab_size"])
+    )
     return FastTokenizer(float(values["scale"]), horizon, alphabet)
 
 

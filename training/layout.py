@@ -248,7 +248,9 @@ def _present(phase: PhaseSpec, sample: Sample) -> tuple[Segment, ...]:
     for segment in phase.segments:
         if segment.source not in sample.parts:
             have = ", ".join(sorted(sample.parts))
-            raise ConfigError(f"phase {phase.name!r} needs {segment.source!r}, which the data does not offer (have: {have})")
+            raise ConfigError(
+                f"phase {phase.name!r} needs {segment.source!r}, which the data does not offer (have: {have})"
+            )
     return tuple(s for s in phase.segments[:-1] if sample.parts[s.source] is not None)
 
 
@@ -260,7 +262,9 @@ def _write(layout: Layout, segment: Segment, value: Any, lead: str) -> tuple[int
             codes = (layout.vocabulary.flow_start + int(c) for c in value)
             return (*layout.encode_text(f"{lead}{FLOW_TAG}"), *codes)
         case _:
-            raise ConfigError(f"phase {layout.phase.name!r}: role {segment.role.value!r} cannot stand before the action")
+            raise ConfigError(
+                f"phase {layout.phase.name!r}: role {segment.role.value!r} cannot stand before the action"
+            )
 
 
 def _closing_role(written: Iterable[Segment]) -> Role:

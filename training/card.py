@@ -1,0 +1,60 @@
+"""The adapter's card: everything evaluation needs besides the weights and the statistics, as adapter_card.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from configs.schema import PhaseSpec, Subset, build, canonical
+from data_pipeline.contract import EnvironmentProblem
+
+CARD_FILE = "adapter_card.json"
+_PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """What an adapter was trained as."""
+
+    base: str  # name of the base model: a hub id with its revision, or tiny:/local: and its digest
+    base_digest: str  # of the base folder's contents: see lora_model.folder_digest
+    phase: PhaseSpec
+    subset: Subset
+    horizon: int  # steps per chunk
+    execute: int  # steps executed before the next query
+    image_size: int  # pixels
+    image_frame: str  # of the policy's image: rot180
+    system_prompt: bool
+    num_flow_codes: int  # 0 where the phase has no flow
+    flow_tokenizer: str  # digest of the tokenizer that made the flow codes; "" without flow
+    action_tokenizer: str  # digest
+    text_tokenizer: str  # digest of tokenizer.json beside the card
+    statistics: str  # data set of dataset_statistics.json beside the card
+    steps: int
+    versions: tuple[tuple[str, str], ...]  # (package, version)
+
+
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """Versions of the packages that make the weights."""
+    return tuple((name, version(name)) for name in _PACKAGES)
+
+
+def save_card(folder: Path, card: AdapterCard) -> None:
+    """Write adapter_card.json atomically."""
+    temporary = folder / (CARD_FILE + ".tmp")
+    temporary.write_text(json.dumps(canonical(card, key_only=False), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / CARD_FILE)
+
+
+def load_card(folder: Path) -> AdapterCard:
+    """Inverse of `save_card`. Raises EnvironmentProblem where the folder is no adapter of this project."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise EnvironmentProblem(
+            f"{folder} has no {CARD_FILE}; expected a checkpoint of this project, "
+            "e.g. outputs/baseline/object/checkpoint-final. Train one with scripts/train_baseline.py"
+        )
+    return build(AdapterCard, json.loads(path.read_text(encoding="utf-8")))

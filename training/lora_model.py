@@ -1,0 +1,274 @@
+"""Backbone + LoRA + tokenizers: made for training, saved as an adapter folder, loaded again for evaluation.
+
+A checkpoint folder holds adapter_model.safetensors and adapter_config.json (plain PEFT), the tokenizer's files,
+action_tokenizer.json, dataset_statistics.json and adapter_card.json. None of its bytes depends on where it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+
+from configs.schema import ConfigError, LoraConfig, ModelConfig, PhaseSpec, check
+from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
+from data_pipeline.contract import EnvironmentProblem
+from training import action_tokenizer
+from training.action_tokenizer import FastTokenizer
+from training.card import AdapterCard, load_card, save_card
+from training.layout import Layout, Vocabulary
+from training.tiny_backbone import add_numbered_tokens, visual_tokens
+
+ACTION_TOKENIZER_FILE = "action_tokenizer.json"
+TINY = "tiny"
+
+TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+"""Full names of the adapted layers. Anchored: a list of suffixes would also hit the vision tower's MLP."""
+
+_DIGESTED = ("config.json", "*.safetensors", "tokenizer.json")
+_BLOCK = 1 << 20
+_WHOLE_FILE = 256 * _BLOCK
+_SAMPLED_BLOCKS = 64
+
+
+# ------------------------------------------------------------------ the base
+
+
+@dataclass(frozen=True)
+class BaseFolder:
+    """A base model on this machine."""
+
+    path: Path
+    name: str  # what an adapter calls it; never a path
+    digest: str
+
+
+def locate_base(base: str, revision: str = "", folder: Path | None = None) -> BaseFolder:
+    """Find the base model's files.
+
+    base: `tiny` (then `folder` is what its stage made), a local folder, or a hub id (cached, or fetched here).
+    Raises ConfigError or EnvironmentProblem with the remedy.
+    """
+    if base == TINY:
+        check(folder is not None, "model.base=tiny is trained by the stage `base`; run the study, or give its folder")
+        assert folder is not None
+        digest = folder_digest(folder)
+        return BaseFolder(folder, f"{TINY}:{digest[:16]}", digest)
+    if Path(base).is_dir():
+        digest = folder_digest(Path(base))
+        return BaseFolder(Path(base), f"local:{digest[:16]}", digest)
+    path = _snapshot(base, revision)
+    return BaseFolder(path, f"{base}@{revision or path.name}", folder_digest(path))
+
+
+def _snapshot(base: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+    try:
+        return Path(snapshot_download(base, revision=revision or None, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise EnvironmentProblem(
+            f"model.base={base!r}: no such folder, and the hub cannot be reached ({type(error).__name__}). "
+            f"Run `hf download {base}` where there is a network, give a local folder, or use preset=tiny"
+        ) from error
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 of a model folder's configuration, weights and tokenizer.
+
+    Of a file above 256 MiB: its size and 64 evenly spaced blocks of 1 MiB. Raises EnvironmentProblem where there is
+    no config.json.
+    """
+    if not (folder / "config.json").is_file():
+        raise EnvironmentProblem(f"{folder} is not a model folder: no config.json")
+    digest = hashlib.sha256()
+    for path in sorted({p for pattern in _DIGESTED for p in folder.glob(pattern)}):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            if size <= _WHOLE_FILE:
+                digest.update(file.read())
+                continue
+            for number in range(_SAMPLED_BLOCKS):
+                file.seek((size - _BLOCK) * number // (_SAMPLED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerBase]:
+    """Model (evaluation mode) and tokenizer of a base folder. Asserts the tie where the configuration asks for it."""
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    if model.config.tie_word_embeddings:
+        assert model.lm_head.weight is model.get_input_embeddings().weight, "the head is not tied to the embeddings"
+    return model, load_tokenizer(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base or adapter folder."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def add_flow_tokens(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, num_codes: int, seed: int
+) -> list[int]:
+    """Name `<flow_0..>` after the tokenizer's last id; new rows only where the embedding has none to spare.
+
+    Returns their ids. Rows made here start from draws of `seed`, about the mean of the others.
+    """
+    first = len(tokenizer)
+    add_numbered_tokens(tokenizer, "<flow_{}>", num_codes)
+    fit_embedding(model, len(tokenizer), seed)
+    return list(range(first, first + num_codes))
+
+
+def fit_embedding(model: Qwen2_5_VLForConditionalGeneration, rows: int, seed: int) -> None:
+    """Grow the embedding (and the head) to `rows` if it has fewer."""
+    if model.get_input_embeddings().num_embeddings < rows:
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(rows)
+
+
+# ------------------------------------------------------------------ the adapter
+
+
+def attach_lora(
+    model: Qwen2_5_VLForConditionalGeneration, lora: LoraConfig, base_name: str, new_tokens: Sequence[int], seed: int
+) -> PeftModel:
+    """LoRA on the language model's linear layers, and trainable rows for `new_tokens` in embedding and head."""
+    config = peft.LoraConfig(
+        task_type=peft.TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=TARGETS,
+        trainable_token_indices={"embed_tokens": list(new_tokens), "lm_head": list(new_tokens)} if new_tokens else None,
+        base_model_name_or_path=base_name,
+    )
+    torch.manual_seed(seed)
+    model.name_or_path = base_name  # what PEFT writes down; a path would make the bytes depend on the machine
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)
+    trainable = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    assert trainable, "no layer was adapted"
+    assert not [name for name in trainable if ".visual." in name], "the vision tower must stay frozen"
+    return adapted
+
+
+def save_adapter(
+    folder: Path,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    actions: FastTokenizer,
+    statistics: ActionStatistics,
+    card: AdapterCard,
+) -> None:
+    """Write a checkpoint folder; its bytes depend on the arguments alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _write_adapter_config(folder / "adapter_config.json", model)
+    tokenizer.save_pretrained(folder)
+    actions.save(folder / ACTION_TOKENIZER_FILE)
+    statistics.save(folder / STATISTICS_FILE)
+    save_card(folder, card)
+
+
+def _write_adapter_config(path: Path, model: PeftModel) -> None:
+    values: dict[str, Any] = model.peft_config["default"].to_dict() | {"inference_mode": True}
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+    path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the tokenizer's own serialisation."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ loading for evaluation
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """An adapter on its base, ready to decode. `model` is the plain Qwen model with the adapter merged in."""
+
+    model: Qwen2_5_VLForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    action_tokenizer: FastTokenizer
+    statistics: ActionStatistics
+    card: AdapterCard
+    layout: Layout
+
+
+def load_adapter(checkpoint: Path, base: Path | str | None, device: str, dtype: torch.dtype) -> LoadedPolicy:
+    """Load a checkpoint folder on its base.
+
+    base: the base model's folder or hub id; None: the hub id on the card. Raises ConfigError where it is another base
+    than the adapter was trained on, EnvironmentProblem where something is missing.
+    """
+    card = load_card(checkpoint)
+    folder = _find_base(card, base)
+    _check_base(card, folder, checkpoint)
+    model, _ = load_base(folder.path, dtype)
+    tokenizer = load_tokenizer(checkpoint)
+    fit_embedding(model, len(tokenizer), seed=0)  # its new rows come from the adapter
+    merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
+    actions = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE)
+    return LoadedPolicy(
+        merged.to(device).eval(),
+        tokenizer,
+        actions,
+        ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics),
+        card,
+        make_layout(card.phase, tokenizer, actions, card.num_flow_codes, card.image_size, card.system_prompt),
+    )
+
+
+def make_layout(
+    phase: PhaseSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    actions: FastTokenizer,
+    num_flow_codes: int,
+    image_size: int,
+    system_prompt: bool,  # noqa: FBT001 - a fact of the model, not a choice of method
+) -> Layout:
+    """The layout of one phase with these tokenizers; the same for training and evaluation."""
+    encoder = tokenizer.backend_tokenizer
+    return Layout(
+        phase=phase,
+        vocabulary=Vocabulary.of(tokenizer, actions.num_codes, num_flow_codes),
+        encode_text=lambda text: encoder.encode(text, add_special_tokens=False).ids,
+        encode_actions=actions.encode,
+        visual_tokens=visual_tokens(image_size),
+        system_prompt=system_prompt,
+    )
+
+
+def _find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
+    if base is None:
+        name, _, revision = card.base.partition("@")
+        if not revision:
+            raise EnvironmentProblem(f"this adapter stands on {card.base}, which has no hub id; give the base's folder")
+        return locate_base(name, revision)
+    if card.base.startswith(f"{TINY}:"):
+        return locate_base(TINY, folder=Path(base))
+    return locate_base(str(base))
+
+
+def _check_base(card: AdapterCard, base: BaseFolder, checkpoint: Path) -> None:
+    if base.digest != card.base_digest:
+        raise ConfigError(
+            f"{checkpoint} was trained on {card.base} (digest {card.base_digest[:16]}), "
+            f"but the base given is {base.name} (digest {base.digest[:16]}); give the base it was trained on"
+        )
