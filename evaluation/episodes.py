@@ -1,0 +1,140 @@
+"""The records of evaluation: which episodes are planned, how one is run, what came of it. Plain values only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from configs.schema import EvalConfig, Mode, Subset
+
+SETTLE_STEPS = 10
+"""No-op steps after a reset, while objects fall into place; LIBERO's evaluations use 10."""
+
+NORA_CHUNKS = 500
+NORA_EXECUTED_STEPS = 5
+"""An episode in the reference evaluation of NORA: 500 chunks of 5 steps, whatever the suite."""
+
+
+class Outcome(str, Enum):
+    """`error` is the simulator's, never the policy's."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, order=True)
+class EpisodeKey:
+    """What an episode's result may depend on, besides the adapter, the protocol and the environment."""
+
+    task_id: int
+    init_state: int
+    seed: int
+    mode: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an episode is run. It is printed with every number, and numbers of different protocols never merge."""
+
+    name: str
+    settle_steps: int  # no-op steps before the first observation
+    max_steps: int  # environment steps
+    execute: int  # steps executed of each chunk
+    success_within_chunk: bool  # ends at the step that succeeds; otherwise success is read after the chunk
+    freeze_chunks: int  # chunks for which a reasoning is kept
+    max_new_tokens: int  # of reasoning, before an action is forced
+
+    def describe(self, mode: str) -> str:
+        """One line for people."""
+        success = "any step" if self.success_within_chunk else "after the chunk"
+        kept = f", reasoning kept for {self.freeze_chunks} chunks" if mode == Mode.THINK.value else ""
+        return (
+            f"{self.name}: {self.settle_steps} settling steps, at most {self.max_steps} environment steps, "
+            f"{self.execute} steps per query, success at {success}{kept}"
+        )
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One finished episode. Everything but `timing` depends on its key alone."""
+
+    key: EpisodeKey
+    task_name: str
+    instruction: str
+    outcome: Outcome
+    steps: int  # environment steps after settling
+    reason: str = ""  # why it failed or what broke; empty for success
+    queries: int = 0  # of the policy
+    tokens: int = 0  # generated, all queries together
+    free_decodable: int = 0  # queries whose greedy action needed no constraint
+    reasoning: str = ""  # text of the first query's chain of thought
+    reasoning_forced: int = 0  # reasonings cut at max_new_tokens
+    timing: Mapping[str, float] = field(default_factory=dict)  # seconds: wall, policy, simulator
+
+
+def make_protocol(config: EvalConfig, execute: int, max_steps: int) -> Protocol:
+    """The two protocols, `standard` and NORA's own. max_steps: the suite's limit, used by `standard`."""
+    if config.protocol == "nora":
+        max_steps, execute = NORA_CHUNKS * NORA_EXECUTED_STEPS, NORA_EXECUTED_STEPS
+    return Protocol(
+        config.protocol,
+        settle_steps=SETTLE_STEPS,
+        max_steps=max_steps,
+        execute=execute,
+        success_within_chunk=config.protocol == "standard",
+        freeze_chunks=config.freeze_chunks,
+        max_new_tokens=config.max_new_tokens,
+    )
+
+
+def plan(config: EvalConfig, tasks: Sequence[int], modes: Sequence[Mode]) -> list[EpisodeKey]:
+    """Every episode to run, trial by trial, so that the first few show different tasks."""
+    trials = {Mode.NO_THINK: config.num_trials, Mode.THINK: config.num_trials}
+    if config.think_trials >= 0:
+        trials[Mode.THINK] = config.think_trials
+    return [
+        EpisodeKey(task, trial, config.seed, mode.value)
+        for mode in modes
+        for trial in range(trials[mode])
+        for task in tasks
+    ]
+
+
+def digest(value: Any) -> str:
+    """sha256 of canonical JSON, 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_row(result: EpisodeResult) -> dict[str, Any]:
+    """JSON view without timings: the published record."""
+    row = {**asdict(result.key), **asdict(result), "outcome": result.outcome.value}
+    del row["key"], row["timing"]
+    return row
+
+
+def from_row(row: Mapping[str, Any], timing: Mapping[str, float] | None = None) -> EpisodeResult:
+    """Inverse of `to_row`; keys that are not fields of a result (subset, run) are left aside."""
+    names = EpisodeResult.__dataclass_fields__.keys() - {"key", "outcome", "timing"}
+    key = EpisodeKey(row["task_id"], row["init_state"], row["seed"], row["mode"])
+    fields = {name: row[name] for name in names}
+    return EpisodeResult(key=key, outcome=Outcome(row["outcome"]), timing=timing or {}, **fields)
+
+
+def in_order(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
+    """Sorted by key: the order of every export."""
+    return sorted(results, key=lambda r: r.key)
+
+
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """What a simulator worker needs to run one episode."""
+
+    subset: Subset
+    key: EpisodeKey
+    protocol: Protocol

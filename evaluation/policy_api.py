@@ -1,0 +1,41 @@
+"""The seam between rollouts and policies: what a policy is shown, what it decides. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One query. A policy keeps no state: everything it may use is here."""
+
+    image: np.ndarray  # uint8 [R, R, 3], agentview, ImageFrame.GL
+    instruction: str
+    think: bool  # reason before acting
+    step: int  # environment steps since settling
+    kept: tuple[int, ...] = ()  # ids of an earlier reasoning to act on; () for a new one
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to one query."""
+
+    actions: np.ndarray  # float32 [H, 7], environment convention: deltas in [-1, 1], gripper -1 open / +1 close
+    reasoning: tuple[int, ...] = ()  # ids to hand back as `kept`; () without reasoning
+    text: str = ""  # the reasoning for people, empty where it was kept
+    tokens: int = 0  # generated for this query
+    free_decodable: bool = True  # the greedy action would have been the same without the constraint
+    forced: bool = False  # the reasoning was cut at the limit
+    seconds: float = 0.0  # of the batch that this query was in, divided by its queries
+
+
+class Policy(Protocol):
+    """Maps observations to action chunks, as one batch; each decision depends on its own observation only."""
+
+    def act(self, observations: Sequence[Observation]) -> list[Decision]:
+        """One decision per observation, in order."""
+        ...

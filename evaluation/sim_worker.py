@@ -1,0 +1,207 @@
+"""One simulator process: runs the episodes it is asked to, one at a time, and renders only when the policy looks.
+
+Started by `evaluation.simulators` with one socket; it speaks the messages below, pickled, and dies with its parent.
+Nothing here may import torch, peft or triton: importing them after software GL is up crashes the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from configs.schema import EnvConfig, Subset
+from data_pipeline.contract import AGENTVIEW, EnvironmentProblem
+from evaluation.episodes import EpisodeRequest
+
+PR_SET_PDEATHSIG = 1
+KEPT_ENVIRONMENTS = 4
+"""Environments kept alive per process: building one takes about two seconds, resetting it a hundredth of that."""
+
+
+class Env(Protocol):
+    """What an episode needs of an environment; `data_pipeline.sim.environment.LiberoEnv` is one."""
+
+    task_name: str
+    instruction: str
+
+    def reset(self, seed: int, init_state: int) -> None: ...  # noqa: D102
+    def settle(self, steps: int) -> None: ...  # noqa: D102
+    def step(self, action: np.ndarray) -> bool: ...  # noqa: D102
+    def success(self) -> bool: ...  # noqa: D102
+    def render(self, camera: str) -> np.ndarray: ...  # noqa: D102
+    def fingerprint(self) -> dict[str, Any]: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+EnvFactory = Callable[[Subset, int, EnvConfig], Env]
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Parent: build the environment of a task and answer with its `Description`."""
+
+    subset: Subset
+    task_id: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """Child: what the environment of a task is."""
+
+    task_name: str
+    instruction: str
+    fingerprint: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Parent: reset, settle and show."""
+
+    request: EpisodeRequest
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Parent: execute these actions, float32 [E, 7] in [-1, 1], gripper -1 open / +1 close."""
+
+    actions: np.ndarray
+
+
+@dataclass(frozen=True)
+class View:
+    """Child: the state after `steps` environment steps. `image` is None when the episode is over."""
+
+    image: np.ndarray | None  # uint8 [R, R, 3], agentview, ImageFrame.GL
+    description: Description
+    steps: int
+    success: bool
+    seconds: float  # spent on this message
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Child: imports are done."""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Child: this machine cannot run the simulator; the message says what to do."""
+
+    message: str
+
+
+class Host:
+    """The child's side: environments by task, and the episode in progress."""
+
+    def __init__(self, factory: EnvFactory, config: EnvConfig) -> None:
+        self._factory = factory
+        self._config = config
+        self._kept: dict[tuple[Subset, int], tuple[Env, Description]] = {}
+        self._request: EpisodeRequest | None = None
+        self._steps = 0
+
+    def answer(self, message: Describe | Begin | Chunk) -> Description | View:
+        """Do what the message asks."""
+        began = time.perf_counter()
+        if isinstance(message, Describe):
+            return self._environment(message.subset, message.task_id)[1]
+        if isinstance(message, Begin):
+            self._begin(message.request)
+            return self._view(began, success=False)
+        return self._view(began, success=self._execute(message.actions))
+
+    def close(self) -> None:
+        """Close every environment: GL contexts must go before the interpreter does."""
+        for env, _ in self._kept.values():
+            env.close()
+        self._kept.clear()
+
+    def _environment(self, subset: Subset, task_id: int) -> tuple[Env, Description]:
+        found = self._kept.pop((subset, task_id), None)
+        if found is None:
+            if len(self._kept) >= KEPT_ENVIRONMENTS:
+                self._kept.pop(next(iter(self._kept)))[0].close()
+            env = self._factory(subset, task_id, self._config)
+            found = env, Description(env.task_name, env.instruction, dict(env.fingerprint()))
+        self._kept[(subset, task_id)] = found  # last: most recently used
+        return found
+
+    def _begin(self, request: EpisodeRequest) -> None:
+        env, _ = self._environment(request.subset, request.key.task_id)
+        env.reset(seed=request.key.seed, init_state=request.key.init_state)
+        env.settle(request.protocol.settle_steps)
+        self._request, self._steps = request, 0
+
+    def _execute(self, actions: np.ndarray) -> bool:
+        """Step through a chunk; success as the protocol reads it."""
+        request = self._current()
+        env, _ = self._environment(request.subset, request.key.task_id)
+        for action in actions[: request.protocol.max_steps - self._steps]:
+            reached = env.step(action)
+            self._steps += 1
+            if reached and request.protocol.success_within_chunk:
+                return True
+        return env.success()
+
+    def _view(self, began: float, *, success: bool) -> View:
+        request = self._current()
+        env, description = self._environment(request.subset, request.key.task_id)
+        over = success or self._steps >= request.protocol.max_steps
+        image = None if over else env.render(AGENTVIEW)
+        return View(image, description, self._steps, success, time.perf_counter() - began)
+
+    def _current(self) -> EpisodeRequest:
+        assert self._request is not None, "a chunk arrived before an episode began"
+        return self._request
+
+
+def load_factory(reference: str) -> EnvFactory:
+    """Import `module:attribute`, a callable (subset, task_id, config) -> Env."""
+    module, _, name = reference.partition(":")
+    return cast(EnvFactory, getattr(importlib.import_module(module), name))
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel to kill this process with its parent (Linux; elsewhere the closed socket ends it)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:  # it died before we asked
+        os._exit(1)
+
+
+def serve(connection: Connection, factory: str) -> int:
+    """Answer messages until the parent closes its end. Returns the exit code."""
+    host: Host | None = None
+    try:
+        host = Host(load_factory(factory), connection.recv())
+        connection.send(Ready())
+        while True:
+            connection.send(host.answer(connection.recv()))
+    except EOFError:
+        return 0
+    except EnvironmentProblem as problem:
+        connection.send(Unusable(str(problem)))
+        return 78
+    finally:
+        if host is not None:
+            host.close()
+
+
+def main(argv: list[str]) -> int:
+    """Arguments: file descriptor of the socket, the parent's process id, the factory of environments."""
+    descriptor, parent_pid, factory = int(argv[0]), int(argv[1]), argv[2]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    die_with_parent(parent_pid)
+    with Connection(socket.socket(fileno=descriptor).detach()) as connection:
+        return serve(connection, factory)

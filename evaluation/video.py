@@ -1,0 +1,75 @@
+"""A rollout as a small H.264 film: what the policy saw, upright, and what it thought, beside it.
+
+The same frames give the same bytes: one encoder thread, no time stamps.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipeline.image_frame import ImageFrame, convert_image
+
+FRAMES_PER_SECOND = 5
+"""One frame per query; at four steps per query and 20 Hz this is real time."""
+
+PICTURE = 320  # pixels, square
+PANEL = 400  # pixels, width of the text beside it
+_MARGIN = 12
+_FONT_PX = 13
+_LINE_PX = 17
+_PAPER, _INK, _FAINT = (250, 250, 248), (30, 34, 40), (120, 126, 134)
+_BIT_EXACT = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-crf", "26"]
+
+
+def write_film(path: Path, frames: Sequence[tuple[np.ndarray, str]], caption: str) -> None:
+    """Write `path` (.mp4), atomically.
+
+    frames: images uint8 [R, R, 3] in ImageFrame.GL with the text of the reasoning, "" without one.
+    """
+    partial = path.with_name(f"partial-{path.name}")
+    writer = imageio_ffmpeg.write_frames(
+        str(partial),
+        (PICTURE + PANEL, PICTURE),
+        fps=FRAMES_PER_SECOND,
+        codec="libx264",
+        macro_block_size=2,
+        quality=None,
+        output_params=_BIT_EXACT,
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    for number, (image, text) in enumerate(frames):
+        writer.send(np.ascontiguousarray(page(image, text, caption, number)))
+    writer.close()
+    os.replace(partial, path)
+
+
+def page(image: np.ndarray, text: str, caption: str, number: int) -> np.ndarray:
+    """One frame: uint8 [PICTURE, PICTURE + PANEL, 3]."""
+    sheet = Image.new("RGB", (PICTURE + PANEL, PICTURE), _PAPER)
+    upright = Image.fromarray(convert_image(image, ImageFrame.GL, ImageFrame.UPRIGHT))
+    sheet.paste(upright.resize((PICTURE, PICTURE), Image.Resampling.BICUBIC), (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(_FONT_PX)
+    x, y = PICTURE + _MARGIN, _MARGIN
+    for colour, paragraph in ((_FAINT, f"{caption} - query {number + 1}"), (_INK, text)):
+        for line in _wrapped(paragraph):
+            if y + _LINE_PX > PICTURE:
+                break
+            draw.text((x, y), line, colour, font)
+            y += _LINE_PX
+        y += _LINE_PX // 2
+    return np.asarray(sheet)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines that fit the panel; characters outside Latin-1 have no glyph here."""
+    plain = text.encode("latin-1", "replace").decode("latin-1")
+    return textwrap.wrap(plain, width=(PANEL - 2 * _MARGIN) // 7) or []

@@ -1,0 +1,214 @@
+"""The engine on a fake simulator: order, worker count and broken simulators change nothing that is published."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from configs.schema import ConfigError, EnvConfig, EvalConfig, EvaluateSlice, Mode, Subset, TrainerConfig
+from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
+from evaluation import libero_eval
+from evaluation.libero_eval import Subject, evaluate
+from evaluation.simulators import SimulatorPool
+from tests.evaluation.fakes import DIES_AT_IMPORT, FACTORY, NO_GL, FakePolicy
+
+ENV = EnvConfig(assets="builtin", resolution=64)
+
+
+def make_slice(**changes: object) -> EvaluateSlice:
+    values = {"num_trials": 4, "think_trials": 1, "freeze_chunks": 4, "videos": 0, **changes}
+    return EvaluateSlice(
+        subset=Subset.SPATIAL,
+        tasks=(0, 3),
+        modes=(Mode.NO_THINK, Mode.THINK),
+        eval=EvalConfig(**values),
+        env=ENV,
+        trainer=TrainerConfig(),
+        execute=4,
+    )
+
+
+def run(work: Path, *, workers: int = 2, policy: FakePolicy | None = None, timeout_s: float = 60, **changes: object):
+    work.mkdir(exist_ok=True)
+    subject = Subject(policy or FakePolicy(), "a" * 64, {"phase": "any"})
+    with SimulatorPool(workers, ENV, FACTORY, timeout_s) as pool:
+        outputs = evaluate(make_slice(**changes), StageContext(work, {}), subject, pool)
+    assert all((work / name).exists() for name in outputs)
+    return [json.loads(line) for line in (work / "episodes.jsonl").read_text().splitlines()]
+
+
+def test_every_planned_episode_has_one_row_in_order(tmp_path: Path) -> None:
+    rows = run(tmp_path / "w")
+    identity = [(r["task_id"], r["init_state"], r["mode"]) for r in rows]
+    assert identity == sorted(identity)
+    assert len(set(identity)) == len(rows) == 2 * 4 + 2 * 1
+    assert {r["outcome"] for r in rows} == {"success"}
+    assert not any("wall_s" in r for r in rows)
+    think = [r for r in rows if r["mode"] == "think"]
+    assert all(r["reasoning"].startswith("TASK: do task") for r in think)
+    first = think[0]
+    fresh = -(-first["queries"] // 4)  # a reasoning is kept for four chunks
+    assert first["tokens"] == 40 * fresh + 7 * (first["queries"] - fresh)
+
+
+def test_worker_count_and_timing_change_nothing(tmp_path: Path) -> None:
+    run(tmp_path / "one", workers=1)
+    slow = FakePolicy(delay_s=0.02)
+    run(tmp_path / "three", workers=3, policy=slow)
+    assert (tmp_path / "one/episodes.jsonl").read_bytes() == (tmp_path / "three/episodes.jsonl").read_bytes()
+    assert (tmp_path / "one/summary.json").read_bytes() == (tmp_path / "three/summary.json").read_bytes()
+    assert max(slow.batches) > 1
+
+
+def test_success_at_any_step_or_after_the_chunk(tmp_path: Path) -> None:
+    standard = run(tmp_path / "s", think_trials=0)
+    nora = run(tmp_path / "n", think_trials=0, protocol="nora")
+    assert all(r["steps"] % 5 == 0 for r in nora)
+    assert any(r["steps"] % 4 for r in standard)
+    assert {r["protocol"] for r in nora} == {"nora"}
+    assert {r["run"] for r in nora}.isdisjoint({r["run"] for r in standard})
+
+
+def test_the_step_limit_and_a_nan_are_failures_with_a_reason(tmp_path: Path) -> None:
+    policy = FakePolicy(blind_to=("do task 0",), nan_at=("do task 3",))
+    rows = run(tmp_path / "w", policy=policy, think_trials=0, num_trials=1)
+    assert [(r["outcome"], r["reason"], r["steps"]) for r in rows] == [
+        ("failure", "step limit", 220),
+        ("failure", "the policy gave a non-finite action", 0),
+    ]
+
+
+def test_a_simulator_that_breaks_once_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "calm")
+    faults = {
+        "0/1": {"kind": "segfault", "attempts": 2, "log": str(tmp_path / "a")},
+        "3/2": {"kind": "hang", "attempts": 1, "log": str(tmp_path / "b")},
+    }
+    monkeypatch.setenv("FAKE_FAULTS", json.dumps(faults))
+    run(tmp_path / "stormy", timeout_s=1.5)
+    assert (tmp_path / "a").read_text() == "xxx"
+    assert (tmp_path / "calm/episodes.jsonl").read_bytes() == (tmp_path / "stormy/episodes.jsonl").read_bytes()
+
+
+def test_three_broken_attempts_make_an_error_not_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = {"3/0": {"kind": "segfault", "attempts": 99, "log": str(tmp_path / "a")}}
+    monkeypatch.setenv("FAKE_FAULTS", json.dumps(faults))
+    rows = run(tmp_path / "w", num_trials=2, think_trials=0)
+    errors = [r for r in rows if r["outcome"] == "error"]
+    assert [(r["task_id"], r["init_state"]) for r in errors] == [(3, 0)]
+    assert "killed by signal 11" in errors[0]["reason"]
+    counts = json.loads((tmp_path / "w/summary.json").read_text())["modes"]["no_think"]
+    assert (counts["successes"], counts["trials"], counts["errors"]) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(("factory", "message"), [(NO_GL, "no GL here"), (DIES_AT_IMPORT, "while starting")])
+def test_a_machine_without_a_simulator_stops_the_stage(tmp_path: Path, factory: str, message: str) -> None:
+    subject = Subject(FakePolicy(), "a", {})
+    with SimulatorPool(1, ENV, factory) as pool, pytest.raises(EnvironmentProblem, match=message):
+        evaluate(make_slice(), StageContext(tmp_path, {}), subject, pool)
+
+
+def test_an_interrupted_stage_resumes_without_repeating(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    work, reports = tmp_path / "cut", []
+    work.mkdir()
+    stop_after = StageContext(
+        work, {}, report=lambda done, total, note: reports.append(done), stop_requested=lambda: len(reports) >= 3
+    )
+    with SimulatorPool(2, ENV, FACTORY) as pool, pytest.raises(Interrupted):
+        evaluate(make_slice(), stop_after, Subject(FakePolicy(), "a" * 64, {"phase": "any"}), pool)
+    finished = len(reports)
+    run(work)
+    assert 3 <= finished < 10
+    assert (work / "episodes.jsonl").read_bytes() == (tmp_path / "whole/episodes.jsonl").read_bytes()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.evaluation.test_rollout import run
+run(Path(sys.argv[1]), num_trials=8)
+"""
+
+
+def test_sigkill_of_the_driver_then_resume_gives_the_same_records(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", num_trials=8)
+    work = tmp_path / "killed"
+    environment = {**os.environ, "FAKE_STEP_S": "0.02", "PYTHONPATH": os.getcwd()}
+    for rows_before_the_kill in (2, 5):
+        process = subprocess.Popen([sys.executable, "-c", DRIVER, str(work)], env=environment, start_new_session=True)
+        while _rows(work / "ledger.sqlite") < rows_before_the_kill:
+            time.sleep(0.01)
+        children = _children(process.pid)
+        assert children
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert _gone(children, within_s=5.0)
+    assert not (work / "episodes.jsonl").exists()
+    assert run(work, num_trials=8) == whole
+    assert (work / "episodes.jsonl").read_bytes() == (tmp_path / "whole/episodes.jsonl").read_bytes()
+
+
+def _rows(ledger: Path) -> int:
+    if not ledger.exists():
+        return 0
+    try:
+        with closing(sqlite3.connect(ledger, timeout=5)) as db:
+            return db.execute("select count(*) from episodes").fetchone()[0]
+    except sqlite3.OperationalError:  # the table is not there yet
+        return 0
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def _gone(pids: list[int], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if not any(_alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _alive(pid: int) -> bool:
+    """A zombie waits for its new parent to read its exit code: it is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_videos_show_the_first_episodes_of_each_mode(tmp_path: Path) -> None:
+    run(tmp_path / "a", num_trials=1, videos=1)
+    run(tmp_path / "b", num_trials=1, videos=1)
+    names = sorted(p.name for p in (tmp_path / "a/videos").iterdir())
+    assert names == ["no_think_task00_init00.mp4", "think_task00_init00.mp4"]
+    for name in names:
+        data = (tmp_path / "a/videos" / name).read_bytes()
+        assert b"avc1" in data
+        assert data == (tmp_path / "b/videos" / name).read_bytes()
+    assert json.loads((tmp_path / "a" / libero_eval.SUMMARY).read_text())["videos"] == names
+
+
+def test_out_of_range_trials_are_refused() -> None:
+    with pytest.raises(ConfigError, match="num_trials"):
+        make_slice(num_trials=51)
