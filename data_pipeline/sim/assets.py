@@ -109,5 +109,5 @@ def _official_digest(root: Path) -> str:
 @functools.cache
 def _builtin() -> AssetSet:
     """Made once per machine, in a folder named by what it is made from."""
-    path, digest = builtin_assets.ensure(facts(), _FACTS.read_bytes(), cache_root())
+    path, digest = builtin_assets.ensure(facts(), cache_root())
     return AssetSet("builtin", path, digest)

@@ -51,8 +51,8 @@ def boot() -> None:
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     _load_robosuite_macros()
     with quiet():
-        import libero.libero.envs  # noqa: F401, PLC0415
-        import robosuite  # noqa: PLC0415
+        import libero.libero.envs  # noqa: F401
+        import robosuite
 
     vars(robosuite)["macros"] = sys.modules["robosuite.macros"]  # as an import of the submodule would have done
 

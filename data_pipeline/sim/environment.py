@@ -46,8 +46,8 @@ class LiberoEnv:
         self.assets = assets.resolve(config.assets)
         self.raw: Any = _build(_benchmark_file("bddl_files", subset, self.task_name, ".bddl"), self.assets)
         self._init_states = read_init_states(_benchmark_file("init_files", subset, self.task_name, ".pruned_init"))
-        self.model: mujoco.MjModel = self.raw.sim.model._model  # noqa: SLF001 - robosuite wraps it, field by field
-        self.data: mujoco.MjData = self.raw.sim.data._data  # noqa: SLF001
+        self.model: mujoco.MjModel = self.raw.sim.model._model  # robosuite wraps it, field by field
+        self.data: mujoco.MjData = self.raw.sim.data._data
         self.goal: tuple[tuple[str, ...], ...] = tuple(
             (predicate.capitalize(), *names) for predicate, *names in self.raw.parsed_problem["goal_state"]
         )
@@ -114,7 +114,7 @@ class LiberoEnv:
 
     def success(self) -> bool:
         """Whether the BDDL goal holds now. Not latched."""
-        return bool(self.raw._check_success())  # noqa: SLF001
+        return bool(self.raw._check_success())
 
     def close(self) -> None:
         """Free what is held outside Python. Call it before the interpreter ends."""
@@ -195,15 +195,15 @@ class LiberoEnv:
             "ee_pos": position,
             "ee_ori": orientation,
             "ee_states": np.concatenate([position, orientation]),
-            "gripper_states": self.data.qpos[self._robot._ref_gripper_joint_pos_indexes].copy(),  # noqa: SLF001
-            "joint_states": self.data.qpos[self._robot._ref_joint_pos_indexes].copy(),  # noqa: SLF001
+            "gripper_states": self.data.qpos[self._robot._ref_gripper_joint_pos_indexes].copy(),
+            "joint_states": self.data.qpos[self._robot._ref_joint_pos_indexes].copy(),
         }
 
     def grasped_objects(self) -> set[str]:
         """Movable objects that both finger pads touch now."""
         return {
             name for name in self.object_names if self.raw._check_grasp(self._robot.gripper, self.raw.get_object(name))
-        }  # noqa: SLF001, E501
+        }
 
     # -------------------------------------------------------------- what is where
 
@@ -212,7 +212,7 @@ class LiberoEnv:
         return self.raw.obj_body_id[name]
 
     def geoms_of(self, name: str) -> np.ndarray:
-        """int [N]: ids of all geoms of an object or fixture, visual and collision, its moving parts included."""
+        """Int [N]: ids of all geoms of an object or fixture, visual and collision, its moving parts included."""
         root, bodies = self.body_of(name), set()
         for body in range(root, self.model.nbody):  # parents come before their children
             if body == root or self.model.body_parentid[body] in bodies:
@@ -232,7 +232,7 @@ class LiberoEnv:
         return self._renderer
 
     def _reset_raw(self) -> None:
-        """robosuite's soft reset, after undoing what it leaves behind: fixture poses and the gripper's integrator."""
+        """Robosuite's soft reset, after undoing what it leaves behind: fixture poses and the gripper's integrator."""
         self.model.body_pos[:], self.model.body_quat[:] = self._pristine_poses
         gripper = self._robot.gripper
         gripper.current_action = np.zeros(gripper.dof)
@@ -251,7 +251,7 @@ class LiberoEnv:
     def _refresh(self) -> None:
         """Recompute what depends on the state, switches and lamps included (as LIBERO does after setting a state)."""
         mujoco.mj_forward(self.model, self.data)
-        self.raw._post_process()  # noqa: SLF001
+        self.raw._post_process()
 
 
 def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
@@ -272,7 +272,7 @@ def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
             ignore_done=True,
             hard_reset=False,
         )
-    for observable in raw._observables.values():  # noqa: SLF001
+    for observable in raw._observables.values():
         observable.set_enabled(False)
     return raw
 
@@ -293,7 +293,7 @@ def _numbers(text: str | None, default: tuple[float, ...]) -> np.ndarray:
 
 
 def _axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
-    """robosuite's convention: angle in [0, 2 pi], from the quaternion's sign as MuJoCo gives it."""
+    """Robosuite's convention: angle in [0, 2 pi], from the quaternion's sign as MuJoCo gives it."""
     w = float(np.clip(quat_wxyz[0], -1.0, 1.0))
     sine = np.sqrt(1.0 - w * w)
     if np.isclose(sine, 0.0):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 
@@ -26,8 +25,8 @@ class Stepper:
         raw = self._raw
         for substep in range(self._substeps):
             raw.sim.forward()
-            raw._pre_action(action, substep == 0)  # noqa: SLF001
+            raw._pre_action(action, substep == 0)
             raw.sim.step()
         raw.timestep += 1
         raw.cur_time += raw.control_timestep
-        raw._post_process()  # noqa: SLF001
+        raw._post_process()
