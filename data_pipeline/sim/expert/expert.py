@@ -37,7 +37,10 @@ class Attempt:
 
 
 def run_expert(
-    env: LiberoEnv, rng: np.random.Generator, max_steps: int, before_step: Callable[[np.ndarray], None] = lambda action: None
+    env: LiberoEnv,
+    rng: np.random.Generator,
+    max_steps: int,
+    before_step: Callable[[np.ndarray], None] = lambda action: None,
 ) -> Attempt:
     """Drive `env` from its present state until success, failure or `max_steps`.
 

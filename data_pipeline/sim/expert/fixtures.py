@@ -63,7 +63,9 @@ def _push_front(hand: Hand, joint: int, pitch: float, inwards: float) -> Motion:
     outwards, rotation = drawer.outwards, _facing(drawer.outwards, pitch, hand)
     before = drawer.handle + outwards * 0.12 + _UP * 0.16
     yield from hand.go_to(before, rotation, tolerance=0.05, angle=0.3, steps=60, patient=True)
-    yield from hand.go_to(drawer.handle + outwards * 0.05 + _UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60)
+    yield from hand.go_to(
+        drawer.handle + outwards * 0.05 + _UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60
+    )
     for _ in range(45):
         aside = hand.scene.slider(joint).handle - hand.position
         aside -= outwards * (aside @ outwards)

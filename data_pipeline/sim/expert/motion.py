@@ -62,7 +62,9 @@ class Hand:
         """Grip site, [3, 3]."""
         return self.scene.hand_rotation
 
-    def toward(self, target: np.ndarray, rotation: np.ndarray | None, speed: float = 1.0, rest: float = -1.0) -> np.ndarray:
+    def toward(
+        self, target: np.ndarray, rotation: np.ndarray | None, speed: float = 1.0, rest: float = -1.0
+    ) -> np.ndarray:
         """One action towards a pose. Where nothing is left to do it presses in the vertical direction `rest`."""
         move = _limited((target - self.position) / _POSITION_UNIT * _GAIN, speed)
         turn = np.zeros(3)
@@ -106,7 +108,9 @@ class Hand:
         if self.position[2] < height - 0.02:
             yield from self.go_to(np.array([*self.position[:2], height]), rotation, tolerance=tolerance)
 
-    def lift(self, by: np.ndarray | tuple[float, float, float], rotation: np.ndarray | None, tolerance: float = 0.03) -> Motion:
+    def lift(
+        self, by: np.ndarray | tuple[float, float, float], rotation: np.ndarray | None, tolerance: float = 0.03
+    ) -> Motion:
         """Move by an offset."""
         yield from self.go_to(self.position + np.asarray(by), rotation, tolerance=tolerance)
 

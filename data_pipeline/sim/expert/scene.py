@@ -137,7 +137,11 @@ class Scene:
     def _collides(self, geom: int) -> bool:
         model = self.model
         active = bool(model.geom_contype[geom] or model.geom_conaffinity[geom])
-        return active and model.geom_group[geom] in _COLLISION_GROUPS and model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_PLANE
+        return (
+            active
+            and model.geom_group[geom] in _COLLISION_GROUPS
+            and model.geom_type[geom] != mujoco.mjtGeom.mjGEOM_PLANE
+        )
 
     def _is_obstacle(self, geom: int, own: set[int]) -> bool:
         body = int(self.model.geom_bodyid[geom])

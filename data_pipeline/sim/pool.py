@@ -1,0 +1,118 @@
+"""Run simulator jobs one after the other here, or in parallel in spawned processes that die with their parent.
+
+A job knows whether it is done (its result lies in a file), so that an interrupted run goes on where it stopped and
+the number of workers cannot change anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol, TypeVar
+
+from data_pipeline.contract import EnvironmentProblem, StageContext
+
+_PR_SET_PDEATHSIG = 1
+_POOL_ATTEMPTS = 3
+
+
+class SimJob(Protocol):
+    """One piece of work; small enough to be pickled."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its result exists."""
+        ...
+
+
+class SimWorker(Protocol):
+    """Does jobs; keeps what is expensive between them."""
+
+    def run(self, job: Any) -> None:
+        """Do one job and store its result."""
+        ...
+
+    def close(self) -> None:
+        """Free the simulator."""
+        ...
+
+
+Job = TypeVar("Job", bound=SimJob)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    make_worker: Callable[[], SimWorker],
+    workers: int,
+    context: StageContext,
+    name: Callable[[Job], str],
+) -> None:
+    """Do what is not done yet; report and heed a stop after every job.
+
+    `make_worker` is picklable. Raises Interrupted on a stop, EnvironmentProblem when workers keep dying.
+    """
+    left = [job for job in jobs if not job.done]
+    context.report(len(jobs) - len(left), len(jobs), "")
+    context.checkpoint()
+    parallel = workers > 1 and len(left) > 1
+    with contextlib.closing(
+        _run_in_pool(left, make_worker, workers) if parallel else _run_here(left, make_worker)
+    ) as done:
+        for job in done:
+            context.report(sum(j.done for j in jobs), len(jobs), name(job))
+            context.checkpoint()
+
+
+def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Iterator[Job]:
+    if not jobs:
+        return
+    worker = make_worker()
+    try:
+        for job in jobs:
+            worker.run(job)
+            yield job
+    finally:
+        worker.close()
+
+
+def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int) -> Iterator[Job]:
+    """Yields jobs as they finish. A worker that dies takes the pool along: start again with what is left."""
+    for attempt in range(1, _POOL_ATTEMPTS + 1):
+        left = [job for job in jobs if not job.done]
+        spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
+        pool = ProcessPoolExecutor(max(1, min(workers, len(left))), spawn, _start_worker, (make_worker,))
+        try:
+            futures = {pool.submit(_run_in_worker, job): job for job in left}
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+            return
+        except BrokenProcessPool as error:
+            if attempt == _POOL_ATTEMPTS:
+                raise EnvironmentProblem(
+                    f"a simulator worker died in each of {_POOL_ATTEMPTS} attempts ({error}); "
+                    "check memory and software GL with `nora-ecot doctor`, or use fewer workers"
+                ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_worker: SimWorker | None = None  # of a worker process, set once by its initializer
+
+
+def _start_worker(make_worker: Callable[[], SimWorker]) -> None:
+    global _worker  # a process pool offers no other place for a worker's state
+    if hasattr(ctypes.CDLL(None), "prctl"):  # Linux
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    _worker = make_worker()
+
+
+def _run_in_worker(job: SimJob) -> None:
+    assert _worker is not None
+    _worker.run(job)
