@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,15 @@ def save_annotations(
         file = (files or {}).get(episode, f"{episode.subset.value}/{episode.task_id:02d}")
         positions = (state_3d or {}).get(episode)
         tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], positions)
+    _write_json(path, tree)
+
+
+def merge_annotations(path: Path, parts: Sequence[Path]) -> None:
+    """Write one file from several that `save_annotations` wrote, in the order given."""
+    tree: dict[str, dict[str, Any]] = {}
+    for part in parts:
+        for file, episodes in _read_json(part, ANNOTATE_COMMAND).items():
+            tree.setdefault(file, {}).update(episodes)
     _write_json(path, tree)
 
 

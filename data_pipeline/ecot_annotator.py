@@ -1,0 +1,250 @@
+"""Stage `annotate`: the chain of thought of every step, by rules, from what the simulator knows.
+
+`annotate` is a pure function of a SceneTrack: the same episode gives the same bytes. Every statement is measured
+(offsets, contacts, predicates) or copied from the BDDL goal; nothing is guessed from pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import AnnotateSlice
+from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StageContext, StepReasoning
+from data_pipeline.gripper_positions import future_track, to_grid
+from data_pipeline.primitive_movements import movement_primitives
+from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.scene import Goal, SceneTrack
+from data_pipeline.segments import Segment, segment
+from data_pipeline.sidecar import merge_annotations, save_annotations
+from data_pipeline.templates import (
+    ARRIVED,
+    CLOSING,
+    LIFTING,
+    OFFSETS,
+    REASONS,
+    RELEASING,
+    RETRACTING,
+    SUBTASKS,
+    TRAVEL,
+    choose,
+    handle_label,
+    label,
+    part_label,
+    region_phrase,
+)
+
+MIN_VISIBLE = 0.1  # of an object's silhouette, for it to be listed
+MIN_OFFSET_M = 0.015  # a shorter one along an axis is not worth a word
+SOURCE = {
+    "task": "rules",
+    "plan": "rules",
+    "visible_objects": "sim",
+    "subtask_reasoning": "rules",
+    "subtask": "rules",
+    "move_reasoning": "rules",
+    "move": "rules",
+    "gripper": "sim",
+}
+_SIDES = (("ahead", "behind"), ("left", "right"), ("above", "below"))
+
+
+# ------------------------------------------------------------------ the stage
+
+
+def run_annotate(config: AnnotateSlice, context: StageContext) -> list[str]:
+    """Stage `annotate`: regenerate -> annotations.json. Finished episodes of an interrupted attempt are kept.
+
+    Raises EnvironmentProblem where an episode has no simulator states.
+    """
+    from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+
+    source = Hdf5Source(context.inputs["regenerate"], config.subset)
+    ids = source.list()
+    parts = context.work / "parts"
+    parts.mkdir(exist_ok=True)
+    with Replayer(config.env) as replayer:
+        for done, episode in enumerate(ids):
+            context.report(done, len(ids), str(episode))
+            context.checkpoint()
+            if not _part(parts, episode).exists():
+                track = replayer.track(source.open(episode))
+                _save(_part(parts, episode), track, annotate(track, config.annotator.move_horizon))
+    source.close()
+    merge_annotations(context.work / "annotations.json", [_part(parts, episode) for episode in ids])
+    context.report(len(ids), len(ids), "")
+    return ["annotations.json"]
+
+
+def _part(parts: Path, episode: EpisodeId) -> Path:
+    return parts / (str(episode).replace("/", "_") + ".json")
+
+
+def _save(path: Path, track: SceneTrack, annotation: Annotation) -> None:
+    episode = annotation.episode
+    save_annotations(path, {episode: annotation}, files={episode: track.file}, state_3d={episode: track.grip_position})
+
+
+# ------------------------------------------------------------------ one episode
+
+
+def annotate(track: SceneTrack, move_horizon: int) -> Annotation:
+    """The reasoning of every step. move_horizon: steps over which a movement primitive is measured."""
+    moves = movement_primitives(
+        track.grip_position, track.grip_rotation, track.gripper_command, track.finger_opening, move_horizon
+    )
+    segments = segment(track)
+    words = _Words.of(track)
+    task, plan = words.task(segments), words.plan(segments)
+    steps = [
+        StepReasoning(
+            task=task,
+            plan=plan,
+            visible_objects=visible_objects(track, words.labels, t),
+            subtask_reasoning=words.say(REASONS[part.kind], part),
+            subtask=words.say([SUBTASKS[part.kind]], part),
+            move_reasoning=words.move_reasoning(track, part, t, moves[t]),
+            move=moves[t],
+            gripper=future_track(track.grip_point, t),
+        )
+        for part in segments
+        for t in range(part.start, part.stop)
+    ]
+    return Annotation(track.episode, tuple(steps), SOURCE)
+
+
+def visible_objects(track: SceneTrack, labels: tuple[str, ...], step: int) -> tuple[BoundingBox, ...]:
+    """Boxes of what can be seen: the grid cells that its visible pixels touch."""
+    boxes = []
+    for name, box, visible in zip(labels, track.box[step], track.visible[step], strict=True):
+        if visible >= MIN_VISIBLE and not np.isnan(box).any():
+            first, last = to_grid(box[:2]), to_grid(np.ceil(box[2:]) - 1)
+            boxes.append(BoundingBox(name, int(first[0]), int(first[1]), int(last[0]), int(last[1])))
+    return tuple(boxes)
+
+
+def unique_labels(track: SceneTrack) -> tuple[str, ...]:
+    """What people call the N things; two of a kind are told apart as the left and the right one at the start."""
+    plain = [label(name) for name in track.names]
+    named = []
+    for index, text in enumerate(plain):
+        twins = [i for i, other in enumerate(plain) if other == text]
+        rank = sorted(twins, key=lambda i: -track.position[0, i, 1]).index(index)  # +y is left
+        side = {2: ("left", "right"), 3: ("left", "middle", "right")}.get(len(twins))
+        named.append(text if len(twins) == 1 else f"{side[rank]} {text}" if side else f"{text} {rank + 1}")
+    return tuple(named)
+
+
+def offset_phrase(vector: np.ndarray) -> str:
+    """Words for an offset, float [3], m: "6 cm left and 11 cm below"; empty if it is short along every axis."""
+    terms = [
+        f"{round(abs(v) * 100)} cm {sides[0 if v > 0 else 1]}"
+        for v, sides in zip(vector, _SIDES, strict=True)
+        if abs(v) >= MIN_OFFSET_M
+    ]
+    return " and ".join([", ".join(terms[:-1]), terms[-1]] if len(terms) > 1 else terms)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The names that an episode's sentences are filled with."""
+
+    episode: EpisodeId
+    labels: tuple[str, ...]
+    goals: tuple[Goal, ...]
+    names: tuple[Mapping[str, str], ...]  # per goal: thing, handle, where, goal_owner
+
+    @classmethod
+    def of(cls, track: SceneTrack) -> _Words:
+        labels = unique_labels(track)
+        return cls(track.episode, labels, track.goals, tuple(_names(track, labels, goal) for goal in track.goals))
+
+    def task(self, segments: tuple[Segment, ...]) -> str:
+        """The goal as an instruction, in the order in which the episode reaches it."""
+        return " and ".join(self._goal_phrase(goal) for goal in _order(segments) if goal < len(self.goals))
+
+    def plan(self, segments: tuple[Segment, ...]) -> str:
+        """The subtasks of the episode; of several goals only the act that achieves each."""
+        order = _order(segments)
+        if len(order) > 1:
+            return ", then ".join(self._goal_phrase(goal) for goal in order)
+        return ", ".join(self._brief(part, first=index == 0) for index, part in enumerate(segments))
+
+    def say(self, variants: Sequence[str], part: Segment) -> str:
+        """One of the variants, the same throughout a segment."""
+        chosen = choose(variants, self.episode, part.kind, part.goal)
+        return chosen.format(offset="{offset}", **self.names[part.goal])
+
+    def move_reasoning(self, track: SceneTrack, part: Segment, step: int, move: str) -> str:
+        """Why the hand moves now: what the gripper is doing, or how far what it wants is."""
+        if "gripper" in move and self.goals[part.goal].places:
+            return self.say(CLOSING if "close" in move else RELEASING, part)
+        match part.kind:
+            case "lift":
+                return self.say(LIFTING, part)
+            case "retract":
+                return self.say(RETRACTING, part)
+            case "open" | "close" | "turn on":
+                return self._travel(track, part, step)
+            case _:
+                return self._offset(track, part, step)
+
+    def _offset(self, track: SceneTrack, part: Segment, step: int) -> str:
+        goal = self.goals[part.goal]
+        kind = {"grasp": "reach", "grasp handle": "reach handle", "place": "move", "push": "move"}.get(
+            part.kind, part.kind
+        )
+        thing = track.position[step, track.index(goal.subject)]
+        target = track.target[step, part.goal]
+        vector = {"reach": thing - track.grip_position[step], "move": target - thing}.get(
+            kind, target - track.grip_position[step]
+        )
+        offset = offset_phrase(vector)
+        return self.say(OFFSETS[kind], part).replace("{offset}", offset) if offset else self.say([ARRIVED[kind]], part)
+
+    def _travel(self, track: SceneTrack, part: Segment, step: int) -> str:
+        joint = track.joint[:, part.goal]
+        travel = abs(float(joint[step] - joint[0]))
+        kind = "drawer" if "drawer" in self.names[part.goal]["thing"] else "other"
+        return TRAVEL[kind].format(cm=round(100 * travel), degrees=round(np.rad2deg(travel)))
+
+    def _goal_phrase(self, goal: int) -> str:
+        predicate, names = self.goals[goal].predicate, self.names[goal]
+        verbs = {"open": "open the {thing}", "close": "close the {thing}", "turnon": "turn on the {thing}"}
+        return verbs.get(predicate, "put the {thing} {where}").format(**names)
+
+    def _brief(self, part: Segment, *, first: bool) -> str:
+        """A subtask within a plan: what has been named once is "it"."""
+        text = SUBTASKS[part.kind]
+        if part.kind == "retract":
+            return "move away"
+        return (text if first else text.replace("the {thing}", "it").replace("the {handle}", "it")).format(
+            **self.names[part.goal]
+        )
+
+
+def _names(track: SceneTrack, labels: tuple[str, ...], goal: Goal) -> dict[str, str]:
+    subject = track.index(goal.subject)
+    if not goal.places:
+        owner = track.names[subject], labels[subject]
+        part = part_label(goal.subject, *owner)
+        return {"thing": part, "handle": handle_label(goal.subject, *owner), "where": "", "goal_owner": part}
+    target = _landmark(track, goal.target)
+    where = region_phrase(goal.target, track.names[target], labels[target], goal.predicate)
+    return {"thing": labels[subject], "handle": labels[subject], "where": where, "goal_owner": labels[target]}
+
+
+def _landmark(track: SceneTrack, target: str) -> int:
+    """Column of what a region belongs to; for a region of the table, of what it is named after."""
+    try:
+        return track.index(target)
+    except KeyError:
+        words = set(target.split("_"))
+        return next(i for i, name in enumerate(track.names) if words & set(name.split("_")[:-1]))
+
+
+def _order(segments: tuple[Segment, ...]) -> list[int]:
+    return list(dict.fromkeys(part.goal for part in segments))

@@ -1,0 +1,138 @@
+"""When an episode does what: events of a SceneTrack (grasp, lift, release, a joint starts, a predicate holds) and the
+segments between them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.scene import SceneTrack
+
+GRASP_STEPS = 2  # both pads in contact this long is a grasp
+SLIP_STEPS = 10  # a contact lost for less than this is the same grasp
+LIFT_M = 0.01
+CARRIED_M = 0.03  # sideways, from where it was lifted
+NEAR_M = 0.04  # sideways, from where it is let go
+PUSHED_M = 0.01
+JOINT_SHARE = 0.05  # of a joint's whole travel: it has started
+RETRACT_STEPS = 8  # between two goals, before the hand turns to the next
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps start <= t < stop in which one thing is done for one goal."""
+
+    start: int
+    stop: int
+    kind: str  # reach, grasp, lift, move, place, push, reach handle, grasp handle, open, close, turn on, retract
+    goal: int  # index in SceneTrack.goals
+
+
+@dataclass(frozen=True)
+class _Activity:
+    """The stretch in which a goal's own thing is handled."""
+
+    goal: int
+    start: int
+    stop: int
+
+
+def segment(track: SceneTrack) -> tuple[Segment, ...]:
+    """Segments that cover 0..T without gaps, in order. An episode in which nothing is handled is one reach."""
+    activities = sorted(
+        filter(None, map(lambda g: _activity(track, g), range(len(track.goals)))), key=lambda a: a.start
+    )
+    if not activities:
+        return (Segment(0, track.num_steps, _first_kind(track, 0), 0),)
+    segments: list[Segment] = []
+    start = 0
+    for index, activity in enumerate(activities):
+        following = activities[index + 1] if index + 1 < len(activities) else None
+        stop = track.num_steps
+        if following is not None:
+            stop = max(activity.stop, min(activity.stop + RETRACT_STEPS, following.start))
+        segments += _window(track, activity, start, stop)
+        start = stop
+    return tuple(s for s in segments if s.stop > s.start)
+
+
+def grasp_runs(touching: np.ndarray) -> list[tuple[int, int]]:
+    """Stretches [start, stop) of grasps: at least GRASP_STEPS long, short losses bridged. touching: bool [T]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], touching.astype(int), [0]])))
+    runs: list[tuple[int, int]] = []
+    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if runs and start - runs[-1][1] < SLIP_STEPS:
+            runs[-1] = (runs[-1][0], stop)
+        else:
+            runs.append((start, stop))
+    return [run for run in runs if run[1] - run[0] >= GRASP_STEPS]
+
+
+def _first_kind(track: SceneTrack, goal: int) -> str:
+    return "reach" if track.goals[goal].places else "reach handle"
+
+
+def _activity(track: SceneTrack, goal: int) -> _Activity | None:
+    """None for a goal that the episode does nothing about."""
+    if not track.goals[goal].places:
+        return _joint_activity(track, goal)
+    subject = track.index(track.goals[goal].subject)
+    runs = grasp_runs(track.grasped[:, subject])
+    if runs:
+        return _Activity(goal, *max(runs, key=lambda run: run[1] - run[0]))
+    moved = np.linalg.norm(track.position[:, subject] - track.position[0, subject], axis=-1) > PUSHED_M
+    return _Activity(goal, int(np.argmax(moved)), _achieved(track, goal)) if moved.any() else None
+
+
+def _joint_activity(track: SceneTrack, goal: int) -> _Activity | None:
+    if track.holds[0, goal]:
+        return None
+    joint = track.joint[:, goal]
+    stop = _achieved(track, goal)
+    started = np.abs(joint - joint[0]) > JOINT_SHARE * max(abs(joint[min(stop, len(joint) - 1)] - joint[0]), 1e-3)
+    return _Activity(goal, min(int(np.argmax(started)), stop), stop) if started.any() else None
+
+
+def _achieved(track: SceneTrack, goal: int) -> int:
+    """First step at which the predicate holds, T if only the last action achieves it."""
+    holds = track.holds[:, goal]
+    return int(np.argmax(holds)) if holds.any() else track.num_steps
+
+
+def _window(track: SceneTrack, activity: _Activity, start: int, stop: int) -> list[Segment]:
+    goal = track.goals[activity.goal]
+    subject = track.index(goal.subject)
+    begin = max(activity.start, start)
+    closing = _closing(track, start, begin)
+    if not goal.places:
+        act = {"open": "open", "close": "close", "turnon": "turn on"}[goal.predicate]
+        marks = [(start, "reach handle"), (closing, "grasp handle"), (begin, act), (activity.stop, "retract")]
+    elif not track.grasped[begin : activity.stop, subject].any():
+        marks = [(start, "reach"), (begin, "push"), (activity.stop, "retract")]
+    else:
+        lift, move, place = _carrying(track.position[begin : activity.stop, subject])
+        marks = [(start, "reach"), (closing, "grasp"), (begin + lift, "lift"), (begin + move, "move")]
+        marks += [(begin + place, "place"), (activity.stop, "retract")]
+    stops = [first for first, _ in marks[1:]] + [stop]
+    return [Segment(a, b, kind, activity.goal) for (a, kind), b in zip(marks, stops, strict=True)]
+
+
+def _closing(track: SceneTrack, start: int, begin: int) -> int:
+    """Step of the last command to close before `begin`; `begin` itself if the gripper was closed all along."""
+    is_open = np.flatnonzero(track.gripper_command[start:begin] <= 0)
+    return min(start + int(is_open[-1]) + 1, begin) if len(is_open) else begin
+
+
+def _carrying(path: np.ndarray) -> tuple[int, int, int]:
+    """Offsets of lifting, moving and placing in the path of a grasped thing: float [n, 3], ordered, at most n."""
+    count = len(path)
+    lifted = np.linalg.norm(path - path[0], axis=-1) > LIFT_M
+    lift = int(np.argmax(lifted)) if lifted.any() else count
+    sideways = np.linalg.norm(path[:, :2] - path[0, :2], axis=-1) > CARRIED_M
+    high = path[:, 2] - path[0, 2] > 0.9 * np.ptp(path[:, 2])
+    carried = sideways | (high & lifted)
+    move = max(lift, int(np.argmax(carried))) if carried.any() else count
+    far = np.flatnonzero(np.linalg.norm(path[:, :2] - path[-1, :2], axis=-1) > NEAR_M)
+    place = max(move, int(far[-1]) + 1 if len(far) else 0)
+    return lift, move, min(place, count)

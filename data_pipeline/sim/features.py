@@ -1,0 +1,302 @@
+"""Exact features of recorded episodes, from the simulator: boxes, gripper pixels, contacts, predicates, geometry.
+
+Each recorded state is put back, with the fixtures where they stood, and drawn once (depth and geom ids in one pass).
+Nothing is stepped, so the result depends on the recording alone. Pictures leave in the ROT180 frame, geometry for
+optical flow in the UPRIGHT frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy.spatial import ConvexHull
+
+from configs.schema import EnvConfig
+from data_pipeline.contract import AGENTVIEW, POINT_GRID, EnvironmentProblem, Episode
+from data_pipeline.gripper_positions import is_visible, project
+from data_pipeline.image_frame import ImageFrame, convert_image, convert_points
+from data_pipeline.libero_utils import demo_file
+from data_pipeline.scene import Goal, Moment, SceneTrack
+from data_pipeline.sim.environment import LiberoEnv
+from data_pipeline.sim.rendering import Camera
+from data_pipeline.templates import label
+
+_MESH = 7  # mujoco.mjtGeom.mjGEOM_MESH
+_VISUAL_GROUP = 1
+_BOX_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+
+
+class Replayer:
+    """Puts recorded states back, one environment at a time (episodes should come sorted by task)."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config = config
+        self._env: LiberoEnv | None = None
+
+    def __enter__(self) -> Replayer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the environment."""
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    def moments(self, episode: Episode) -> Iterator[Moment]:
+        """Depth, geom ids and poses of every step, agentview, UPRIGHT. Each is drawn when it is asked for."""
+        env = self._prepare(episode)
+        for state in _states(episode):
+            env.set_state(state)
+            yield moment(env)
+
+    def track(self, episode: Episode) -> SceneTrack:
+        """All features of one episode but the dense ones. Raises EnvironmentProblem where there are no states."""
+        env = self._prepare(episode)
+        scene = _Scene(env)
+        rows = []
+        for state in _states(episode):
+            env.set_state(state)
+            rows.append(scene.row())
+        return scene.track(episode, rows)
+
+    def _prepare(self, episode: Episode) -> LiberoEnv:
+        _states(episode)
+        subset, task_id = episode.id.subset, episode.id.task_id
+        if self._env is None or (self._env.subset, self._env.task_id) != (subset, task_id):
+            self.close()
+            self._env = LiberoEnv(subset, task_id, self._config)
+        self._env.reset(seed=0)
+        self._env.set_fixture_poses(dict(episode.fixtures))
+        return self._env
+
+
+def _states(episode: Episode) -> np.ndarray:
+    if episode.states is None or not episode.fixtures:
+        subset = episode.id.subset.value
+        raise EnvironmentProblem(
+            f"{episode.id} has no simulator states with fixture poses, which exact features need; regenerate it with "
+            f"`python scripts/regenerate_libero.py --libero_task_suite libero_{subset} ...`"
+        )
+    return episode.states
+
+
+def moment(env: LiberoEnv) -> Moment:
+    """What agentview sees of the present state, and where every geom is. UPRIGHT."""
+    depth, geom = env.render_depth(AGENTVIEW)
+    camera = env.camera(AGENTVIEW)
+    return Moment(
+        depth_m=_turn(depth, ImageFrame.UPRIGHT),
+        geom=_turn(geom, ImageFrame.UPRIGHT),
+        geom_position=env.data.geom_xpos.copy(),
+        geom_rotation=env.data.geom_xmat.reshape(-1, 3, 3).copy(),
+        camera_position=camera.position,
+        camera_rotation=camera.rotation,
+        focal_px=camera.focal_px,
+    )
+
+
+def _turn(image: np.ndarray, frame: ImageFrame) -> np.ndarray:
+    """[H, W] from the GL frame."""
+    return convert_image(image[..., None], ImageFrame.GL, frame)[..., 0]
+
+
+# ------------------------------------------------------------------ boxes
+
+
+def tight_box(mask: np.ndarray) -> np.ndarray:
+    """Corners (x0, y0, x1, y1) around the true pixels, continuous: float [4], NaN if none is. mask: bool [H, W]."""
+    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    if not len(columns):
+        return np.full(4, np.nan)
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
+
+
+@dataclass
+class _Silhouette:
+    """Pixels that an object would cover alone: the union of its visual geoms' convex outlines."""
+
+    geoms: np.ndarray  # int [n]
+    hulls: list[np.ndarray]  # float [m, 3] each, geom frame
+    known: dict[bytes, int] = field(default_factory=dict)  # pose, rounded -> pixels; most things hardly move
+
+    def pixels(self, env: LiberoEnv, camera: Camera) -> int:
+        positions, rotations = env.data.geom_xpos[self.geoms], env.data.geom_xmat[self.geoms].reshape(-1, 3, 3)
+        key = np.round(np.concatenate([positions.ravel(), rotations.ravel()]), 3).tobytes()
+        if key not in self.known:
+            canvas = np.zeros(camera.size, np.uint8)
+            for hull, position, rotation in zip(self.hulls, positions, rotations, strict=True):
+                outline = _project(hull @ rotation.T + position, camera)[0]
+                cv2.fillConvexPoly(canvas, cv2.convexHull(np.round(outline - 0.5).astype(np.int32)), 1)
+            self.known[key] = int(canvas.sum())
+        return self.known[key]
+
+
+def _silhouette(env: LiberoEnv, geoms: np.ndarray) -> _Silhouette:
+    drawn = geoms[env.model.geom_group[geoms] == _VISUAL_GROUP]
+    return _Silhouette(drawn, [_hull(env.model, int(geom)) for geom in drawn])
+
+
+def _hull(model: Any, geom: int) -> np.ndarray:
+    """Corners of a geom's convex hull in its own frame: float [m, 3]."""
+    if model.geom_type[geom] == _MESH:
+        mesh = model.geom_dataid[geom]
+        first = model.mesh_vertadr[mesh]
+        vertices = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
+        return vertices[ConvexHull(vertices, qhull_options="QJ").vertices].astype(float)
+    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
+    return centre + _BOX_CORNERS * half
+
+
+def _project(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    return project(points, camera.position, camera.rotation, camera.focal_px, camera.size)
+
+
+# ------------------------------------------------------------------ one task's features
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What moves when a goal about a joint is pursued."""
+
+    geoms: np.ndarray  # int [m], of the moving body
+    address: int  # of the joint in qpos
+
+
+class _Scene:
+    """Reads one row of features off an environment."""
+
+    def __init__(self, env: LiberoEnv) -> None:
+        self.env = env
+        self.goals = task_goals(env)
+        self.names = task_names_of(env, self.goals)
+        self.movable = [name in env.object_names for name in self.names]
+        self.parts = [None if goal.places else _part(env, goal.subject) for goal in self.goals]
+        geoms = [env.geoms_of(name) for name in self.names]
+        self.owner = np.full(env.model.ngeom + 1, -1)  # the last entry serves geom id -1
+        for index, ids in enumerate(geoms):
+            self.owner[ids] = index
+        self.silhouettes = [_silhouette(env, ids) for ids in geoms]
+        self.grip_site = env.raw.robots[0].eef_site_id
+        self.fingers = env.raw.robots[0]._ref_gripper_joint_pos_indexes
+
+    def row(self) -> dict[str, np.ndarray]:
+        """Features of the present state; keys are fields of SceneTrack, and `part_geoms`."""
+        env, data = self.env, self.env.data
+        fingers = data.qpos[self.fingers]
+        return {
+            "position": np.array([data.xpos[env.body_of(name)] for name in self.names]),
+            "grasped": np.array(
+                [movable and self._grasped(n) for n, movable in zip(self.names, self.movable, strict=True)]
+            ),
+            "grip_position": data.site_xpos[self.grip_site].copy(),
+            "grip_rotation": data.site_xmat[self.grip_site].reshape(3, 3).copy(),
+            "finger_opening": np.array(fingers[0] - fingers[1]),
+            "target": np.array([self._target(goal) for goal in self.goals]),
+            "holds": np.array(
+                [env.raw._eval_predicate([g.predicate, g.subject, *filter(None, [g.target])]) for g in self.goals]
+            ),
+            "joint": np.array([np.nan if part is None else data.qpos[part.address] for part in self.parts]),
+            "part_geoms": np.concatenate([np.zeros((0, 3)), *(data.geom_xpos[p.geoms] for p in self.parts if p)]),
+            **self._seen(),
+        }
+
+    def track(self, episode: Episode, rows: list[dict[str, np.ndarray]]) -> SceneTrack:
+        """Rows of one episode, stacked."""
+        columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        part_geoms = columns.pop("part_geoms")
+        start = 0
+        for index, part in enumerate(self.parts):
+            if part is not None:
+                geoms = part_geoms[:, start : start + len(part.geoms)]
+                columns["target"][:, index] = _touched(geoms, columns["grip_position"], columns["joint"][:, index])
+                start += len(part.geoms)
+        return SceneTrack(
+            episode=episode.id,
+            file=demo_file(Path(), episode.id.subset, episode.id.task_id).name,
+            instruction=episode.instruction,
+            goals=self.goals,
+            names=self.names,
+            gripper_command=np.asarray(episode.actions[:, -1], float),
+            **columns,
+        )
+
+    def _grasped(self, name: str) -> bool:
+        return bool(self.env.raw._check_grasp(self.env.raw.robots[0].gripper, self.env.raw.get_object(name)))
+
+    def _target(self, goal: Goal) -> np.ndarray:
+        return np.array(self.env.raw.object_states_dict[goal.target or goal.subject].get_geom_state()["pos"])
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        depth, geom = self.env.render_depth(AGENTVIEW)
+        camera = self.env.camera(AGENTVIEW)
+        to_grid = POINT_GRID / camera.size[0]
+        owner = _turn(self.owner[geom], ImageFrame.ROT180)
+        masks = owner == np.arange(len(self.names))[:, None, None]
+        pixels = masks.sum((1, 2))
+        alone = np.array([s.pixels(self.env, camera) for s in self.silhouettes])
+        grip_upright, grip_depth = _project(self.env.data.site_xpos[self.grip_site], camera)
+        return {
+            "box": np.stack([tight_box(mask) for mask in masks]) * to_grid,
+            "visible": np.minimum(pixels / np.maximum(alone, 1), 1.0),
+            "grip_point": convert_points(grip_upright, camera.size, ImageFrame.UPRIGHT, ImageFrame.ROT180) * to_grid,
+            "grip_visible": np.array(is_visible(grip_upright, float(grip_depth), _turn(depth, ImageFrame.UPRIGHT))),
+        }
+
+
+def task_goals(env: LiberoEnv) -> tuple[Goal, ...]:
+    """The BDDL goal; then, for things put into a part that opens and is closed at first, `open` of that part."""
+    stated = tuple(Goal(predicate.lower(), *names) for predicate, *names in env.goal)
+    about_joints = {goal.subject for goal in stated if not goal.places}
+    hinged = {g.target for g in stated if g.places and g.target not in about_joints and _joints(env, g.target)}
+    return stated + tuple(Goal("open", name) for name in sorted(hinged))
+
+
+def task_names_of(env: LiberoEnv, goals: tuple[Goal, ...]) -> tuple[str, ...]:
+    """Objects and fixtures that the goal or the instruction speaks of, subjects first."""
+    known = (*env.object_names, *env.fixture_names)
+    mentioned = [name for goal in goals for name in (goal.subject, goal.target) if name]
+    chosen = [_owner(name, known) for name in (*mentioned, *env.objects_of_interest)]
+    labels = {label(name) for name in chosen if name}
+    chosen += [n for n in known if label(n) not in labels and label(n) in env.instruction]
+    return tuple(dict.fromkeys(name for name in chosen if name and name != env.raw.workspace_name))
+
+
+def _owner(name: str, known: tuple[str, ...]) -> str:
+    """The object or fixture that `name` is or is a region of; for a region of the table, what it is named after."""
+    fitting = [k for k in known if name == k or name.startswith(k + "_")]
+    if fitting and "table" not in fitting[0]:
+        return max(fitting, key=len)
+    words = set(name.split("_")) - {"table", "region", "main", "1"}
+    return next((k for k in known if words & set(k.split("_")) and "table" not in k), "")
+
+
+def _joints(env: LiberoEnv, name: str) -> list[str]:
+    region = env.raw.object_sites_dict.get(name)
+    if region is not None:
+        return list(region.joints)
+    return list(env.raw.get_object(name).joints) if name in env.fixture_names else []
+
+
+def _part(env: LiberoEnv, name: str) -> _Part:
+    joint = env.model.joint(_joints(env, name)[0])
+    body = int(env.model.jnt_bodyid[joint.id])
+    return _Part(np.flatnonzero(env.model.geom_bodyid == body), int(joint.qposadr[0]))
+
+
+def _touched(geoms: np.ndarray, grip: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """Track of the moving part's geom that is nearest to the hand when the joint starts to move: float [T, 3]."""
+    moved = np.abs(joint - joint[0]) > 0.05 * max(np.ptp(joint), 1e-6)
+    start = int(np.argmax(moved))
+    nearest = int(np.argmin(np.linalg.norm(geoms[start] - grip[start], axis=-1)))
+    return geoms[:, nearest]

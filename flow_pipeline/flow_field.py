@@ -1,0 +1,107 @@
+"""The one result type of every optical-flow backend, its reduced form, and the file that holds it.
+
+Stored flow is in pixels of a 256 x 256 image (POINT_GRID units) whatever the rendering's size, ROT180 frame, agentview,
+as means over STORED_CELLS x STORED_CELLS cells: enough for any tokenizer here and 4 KB per step.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_pipeline.contract import POINT_GRID, EnvironmentProblem, EpisodeId
+from data_pipeline.sidecar import FLOW_COMMAND
+
+STORED_CELLS = 32
+_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal flow gives equal bytes
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class FlowField:
+    """Dense optical flow from one image to a later one."""
+
+    flow_px: np.ndarray  # float32 [H, W, 2]: (dx, dy) in pixels of this image, x right, y down
+    valid: np.ndarray  # bool [H, W]: where flow_px means something
+    provenance: str  # backend and what it used
+
+
+@dataclass(frozen=True)
+class EpisodeFlow:
+    """Reduced flow of one episode from step t to step t + k_effective[t]."""
+
+    flow: np.ndarray  # float16 [T, STORED_CELLS, STORED_CELLS, 2], pixels at 256 px scale, ROT180
+    k_effective: np.ndarray  # uint16 [T]
+
+
+def k_effective(num_steps: int, k: int) -> np.ndarray:
+    """How far ahead each step can look: uint16 [T], min(k, T - 1 - t)."""
+    return np.minimum(k, np.arange(num_steps)[::-1]).astype(np.uint16)
+
+
+def cell_means(field: FlowField, cells: int = STORED_CELLS) -> np.ndarray:
+    """Mean flow of the valid pixels in each cell, scaled to a 256 px image; 0 where a cell has none.
+
+    Returns float32 [cells, cells, 2].
+    """
+    height, width = field.valid.shape
+    scale = np.array([POINT_GRID / width, POINT_GRID / height], np.float32)
+    weight = field.valid.astype(np.float32)
+    total = cv2.resize(field.flow_px * weight[..., None], (cells, cells), interpolation=cv2.INTER_AREA)
+    count = cv2.resize(weight, (cells, cells), interpolation=cv2.INTER_AREA)
+    return total * scale / np.maximum(count, 1e-6)[..., None]
+
+
+def save_flow(path: Path, episodes: Mapping[EpisodeId, EpisodeFlow], manifest: Mapping[str, Any]) -> None:
+    """Write an .npz (numpy reads it) with a manifest, atomically; equal values give equal bytes."""
+    part = path.with_name(path.name + ".part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        _add(archive, _MANIFEST, json.dumps(dict(manifest), sort_keys=True, indent=1).encode())
+        for episode in sorted(episodes):
+            _add(archive, f"{episode}/flow.npy", _npy(episodes[episode].flow))
+            _add(archive, f"{episode}/k_effective.npy", _npy(episodes[episode].k_effective))
+    os.replace(part, path)
+
+
+def load_flow(path: Path) -> tuple[dict[EpisodeId, EpisodeFlow], dict[str, Any]]:
+    """Read what `save_flow` wrote: (episodes, manifest). Raises EnvironmentProblem on a missing or torn file."""
+    remedy = f"make it with `{FLOW_COMMAND.format(subset='<subset>', path='flow_tokens/<subset>_flow.json')}`"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            manifest = json.loads(archive.read(_MANIFEST))
+            names = {n.rpartition("/")[0] for n in archive.namelist() if n.endswith("/flow.npy")}
+            episodes = {EpisodeId.parse(n): _read_episode(archive, n) for n in sorted(names)}
+    except FileNotFoundError:
+        raise EnvironmentProblem(f"{path} does not exist; {remedy}") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        raise EnvironmentProblem(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
+    return episodes, manifest
+
+
+def _read_episode(archive: zipfile.ZipFile, name: str) -> EpisodeFlow:
+    flow, ahead = (
+        np.load(io.BytesIO(archive.read(f"{name}/{part}.npy")), allow_pickle=False) for part in ("flow", "k_effective")
+    )
+    return EpisodeFlow(flow, ahead)
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    info = zipfile.ZipInfo(name, _ZIP_EPOCH)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    info.external_attr = 0o644 << 16
+    archive.writestr(info, content)

@@ -1,0 +1,219 @@
+"""Stage `flow`: optical flow from each step to k steps later, agentview, by one of three backends.
+
+`sim` is exact (simulator states), `raft` is torchvision's raft_large, `dis_chain` is OpenCV's DIS between consecutive
+frames, followed along the chain: over 8 steps it halves the error of a single direct estimate, which is no better than
+no motion at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from configs.schema import EnvConfig, FlowSlice, check
+from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, Episode, EpisodeId, StageContext
+from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
+from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.scene import Moment
+from flow_pipeline.exact_flow import exact_flow
+from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, FlowField, cell_means, k_effective, save_flow
+
+RAFT_MIN_SIZE = 128  # its coarsest correlation volume needs 16 cells of 8 pixels
+RAFT_BATCH = 8
+DIS_UPSAMPLING = 2  # halves DIS's error at 128 px
+
+
+# ------------------------------------------------------------------ the stage
+
+
+def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
+    """Stage `flow`: regenerate -> flow.npz. Finished episodes of an interrupted attempt are kept."""
+    check(config.backend in ("sim", "raft", "dis_chain"), f"flow.backend={config.backend!r} was not resolved")
+    source = Hdf5Source(context.inputs["regenerate"], config.subset)
+    ids = source.list()
+    parts = context.work / "parts"
+    parts.mkdir(exist_ok=True)
+    missing = [e for e in ids if not _part(parts, e).exists()]
+    context.report(len(ids) - len(missing), len(ids), "")
+    fields = _fields_of_episodes(config, (source.open(e) for e in missing))
+    for done, (episode, steps) in enumerate(fields, len(ids) - len(missing) + 1):
+        _save_part(_part(parts, episode), np.stack([cell_means(step).astype(np.float16) for step in steps]))
+        context.report(done, len(ids), str(episode))
+        context.checkpoint()
+    source.close()
+    episodes = {e: _load_part(_part(parts, e), config.k) for e in ids}
+    save_flow(context.work / "flow.npz", episodes, _manifest(config))
+    return ["flow.npz"]
+
+
+def _manifest(config: FlowSlice) -> dict[str, Any]:
+    weights = hashlib.sha256(Path(config.raft_weights).read_bytes()).hexdigest() if config.raft_weights else "default"
+    return {
+        "backend": config.backend,
+        "k": config.k,
+        "camera": AGENTVIEW,
+        "frame": "rot180",
+        "unit": "pixels of a 256 x 256 image",
+        "cells": STORED_CELLS,
+        **({"raft_weights": weights} if config.backend == "raft" else {}),
+    }
+
+
+def _fields_of_episodes(
+    config: FlowSlice, episodes: Iterable[Episode]
+) -> Iterator[tuple[EpisodeId, Iterator[FlowField]]]:
+    """For each episode, its T flow fields in the ROT180 frame. The inner iterator must be used up before the next."""
+    match config.backend:
+        case "sim":
+            return _sim_episodes(episodes, config.env, config.k)
+        case "raft":
+            raft = RaftEstimator(config.raft_weights)
+            return ((e.id, raft.estimate(policy_frames(e), config.k)) for e in episodes)
+        case _:
+            return ((e.id, dis_chain(policy_frames(e), config.k)) for e in episodes)
+
+
+def policy_frames(episode: Episode) -> np.ndarray:
+    """Agentview images in the ROT180 frame: uint8 [T, H, W, 3]."""
+    return convert_image(episode.frames(AGENTVIEW), ImageFrame.GL, ImageFrame.ROT180)
+
+
+def _part(parts: Path, episode: EpisodeId) -> Path:
+    return parts / (str(episode).replace("/", "_") + ".npy")
+
+
+def _save_part(path: Path, flow: np.ndarray) -> None:
+    aside = path.with_suffix(".part")
+    with aside.open("wb") as file:
+        np.save(file, flow, allow_pickle=False)
+    os.replace(aside, path)
+
+
+def _load_part(path: Path, k: int) -> EpisodeFlow:
+    flow = np.load(path, allow_pickle=False)
+    return EpisodeFlow(flow, k_effective(len(flow), k))
+
+
+# ------------------------------------------------------------------ sim
+
+
+def _sim_episodes(
+    episodes: Iterable[Episode], env: EnvConfig, k: int
+) -> Iterator[tuple[EpisodeId, Iterator[FlowField]]]:
+    from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+
+    with Replayer(env) as replayer:
+        for episode in episodes:
+            yield episode.id, sim_chain(replayer.moments(episode), k)
+
+
+def sim_chain(moments: Iterable[Moment], k: int) -> Iterator[FlowField]:
+    """Exact flow from each moment to the one k steps later, or to the last one. Each moment is rendered once.
+
+    Yields T fields in the ROT180 frame.
+    """
+    window: list[Moment] = []
+    for moment in moments:
+        window.append(moment)
+        if len(window) > k:
+            yield _rot180(exact_flow(window.pop(0), moment))
+    while window:
+        yield _rot180(exact_flow(window[0], window[-1]))
+        window.pop(0)
+
+
+def _rot180(field: FlowField) -> FlowField:
+    return FlowField(
+        flow_px=convert_flow(field.flow_px, ImageFrame.UPRIGHT, ImageFrame.ROT180),
+        valid=convert_image(field.valid[..., None], ImageFrame.UPRIGHT, ImageFrame.ROT180)[..., 0],
+        provenance=field.provenance,
+    )
+
+
+# ------------------------------------------------------------------ dis_chain
+
+
+def dis_chain(frames: np.ndarray, k: int) -> Iterator[FlowField]:
+    """frames: uint8 [T, H, W, 3]. Yields T fields in the frame of the images; valid where the chain stays inside."""
+    size = frames.shape[1:3]
+    columns, rows = np.meshgrid(np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32))
+    start = np.stack([columns, rows], -1)
+    single = _consecutive_dis(frames)  # [T - 1, H, W, 2]
+    for t in range(len(frames)):
+        point = start.copy()
+        for step in single[t : t + k]:
+            point += cv2.remap(step, point[..., 0], point[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        inside = (point > -0.5).all(-1) & (point < np.array(size[::-1]) - 0.5).all(-1)
+        yield FlowField(point - start, inside, f"dis_chain, upsampled {DIS_UPSAMPLING}x")
+
+
+def _consecutive_dis(frames: np.ndarray) -> list[np.ndarray]:
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    height, width = frames.shape[1:3]
+    large = (width * DIS_UPSAMPLING, height * DIS_UPSAMPLING)
+    grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), large, interpolation=cv2.INTER_CUBIC) for f in frames]
+    flows = (dis.calc(a, b, np.zeros((*large[::-1], 2), np.float32)) for a, b in itertools.pairwise(grey))
+    return [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) / DIS_UPSAMPLING for f in flows]
+
+
+# ------------------------------------------------------------------ raft
+
+
+class RaftEstimator:
+    """torchvision's raft_large. weights: path of a state dict; empty for torchvision's own (its cache or download)."""
+
+    def __init__(self, weights: str) -> None:
+        import torch
+        from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
+
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT, progress=False)
+            if weights:
+                model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"no RAFT weights: {weights or 'the download'} failed ({error}). "
+                "Set flow.raft_weights=<path of raft_large's state dict>, or flow.backend=sim or dis_chain"
+            ) from error
+        self.model = model.eval().to(self.device)
+        self.provenance = f"raft_large {weights or Raft_Large_Weights.DEFAULT}"
+
+    def estimate(self, frames: np.ndarray, k: int) -> Iterator[FlowField]:
+        """frames: uint8 [T, H, W, 3]. Yields T fields in the frame of the images; valid where targets lie inside."""
+        ahead = k_effective(len(frames), k).astype(int)
+        for start in range(0, len(frames), RAFT_BATCH):
+            here = np.arange(start, min(start + RAFT_BATCH, len(frames)))
+            for flow in self._pairs(frames[here], frames[here + ahead[here]]):
+                yield FlowField(flow, _target_inside(flow), self.provenance)
+
+    def _pairs(self, first: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """uint8 [B, H, W, 3] twice -> float32 [B, H, W, 2] in pixels of the input size."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        height, width = first.shape[1:3]
+        size = tuple(max(RAFT_MIN_SIZE, round(v / 8) * 8) for v in (height, width))
+        tensors = [torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (first, later)]
+        if size != (height, width):
+            tensors = [interpolate(x, size, mode="bilinear", antialias=True) for x in tensors]
+        with torch.inference_mode():
+            flow = self.model(*tensors)[-1]  # [B, 2, H', W'], the last refinement
+            if size != (height, width):
+                flow = interpolate(flow, (height, width), mode="bilinear", antialias=True)
+        scale = np.array([width / size[1], height / size[0]], np.float32)
+        return flow.permute(0, 2, 3, 1).float().cpu().numpy() * scale
+
+
+def _target_inside(flow: np.ndarray) -> np.ndarray:
+    height, width = flow.shape[:2]
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    target = flow + np.stack([columns, rows], -1)
+    return ((target >= 0) & (target <= [width, height])).all(-1)

@@ -1,0 +1,89 @@
+"""Backends, the reduced form and the file: shapes, scale, the horizon at the end, equal bytes, torn files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from configs.schema import Subset
+from data_pipeline.contract import EnvironmentProblem, EpisodeId
+from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
+from flow_pipeline.raft_processor import RaftEstimator, dis_chain
+
+EPISODE = EpisodeId(Subset.GOAL, 7, 2)
+
+
+def sliding_texture(steps: int, size: int, shift: tuple[int, int]) -> np.ndarray:
+    """uint8 [steps, size, size, 3]: smooth noise that moves by `shift` pixels (x, y) per step."""
+    noise = np.random.default_rng(0).integers(0, 256, (2 * size, 2 * size, 3)).astype(np.uint8)
+    texture = cv2.GaussianBlur(noise, (0, 0), 2.5)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    margin = size // 2
+    starts = [(margin - t * shift[1], margin - t * shift[0]) for t in range(steps)]
+    return np.stack([texture[r : r + size, c : c + size] for r, c in starts])
+
+
+def test_chained_dis_follows_a_slide_over_eight_steps() -> None:
+    fields = list(dis_chain(sliding_texture(10, 128, (2, -1)), 8))
+    assert len(fields) == 10
+    centre = fields[0].flow_px[40:88, 40:88]
+    np.testing.assert_allclose(centre.reshape(-1, 2).mean(0), [16, -8], atol=0.5)
+    np.testing.assert_allclose(fields[8].flow_px[40:88, 40:88].reshape(-1, 2).mean(0), [2, -1], atol=0.2)
+    assert not fields[9].flow_px.any()
+    assert not fields[0].valid[:7].any()
+    assert not fields[0].valid[:, -15:].any()
+
+
+def test_k_effective_shrinks_at_the_end() -> None:
+    assert k_effective(6, 4).tolist() == [4, 4, 3, 2, 1, 0]
+
+
+def test_cell_means_ignore_invalid_pixels_and_scale_to_256() -> None:
+    flow = np.zeros((128, 128, 2), np.float32)
+    flow[:, :64] = [3, -1]
+    valid = np.ones((128, 128), bool)
+    valid[:64] = False
+    flow[:64] = 1000
+    means = cell_means(FlowField(flow, valid, "test"), 4)
+    np.testing.assert_allclose(means[2:, :2], np.broadcast_to([6, -2], (2, 2, 2)), rtol=1e-6)
+    assert not means[:2].any()
+    assert not means[2:, 2:].any()
+
+
+def test_flow_file_round_trip_equal_bytes_and_damage(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    flow = EpisodeFlow(rng.normal(size=(5, 32, 32, 2)).astype(np.float16), k_effective(5, 2))
+    for name in ("a.npz", "b.npz"):
+        save_flow(tmp_path / name, {EPISODE: flow}, {"backend": "sim", "k": 2})
+    content = (tmp_path / "a.npz").read_bytes()
+    assert content == (tmp_path / "b.npz").read_bytes()
+    episodes, manifest = load_flow(tmp_path / "a.npz")
+    np.testing.assert_array_equal(episodes[EPISODE].flow, flow.flow)
+    np.testing.assert_array_equal(episodes[EPISODE].k_effective, [2, 2, 2, 1, 0])
+    assert manifest == {"backend": "sim", "k": 2}
+    (tmp_path / "a.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(EnvironmentProblem, match="damaged"):
+        load_flow(tmp_path / "a.npz")
+    with pytest.raises(EnvironmentProblem, match="does not exist"):
+        load_flow(tmp_path / "c.npz")
+
+
+def test_raft_gives_flow_of_the_input_size(tmp_path: Path) -> None:
+    """Random weights: shapes, count and the weights path only."""
+    import torch
+    from torchvision.models.optical_flow import raft_large
+
+    weights = tmp_path / "raft.pt"
+    torch.manual_seed(0)
+    torch.save(raft_large(weights=None).state_dict(), weights)
+    fields = list(RaftEstimator(str(weights)).estimate(sliding_texture(2, 100, (1, 0)), 4))
+    assert [f.flow_px.shape for f in fields] == [(100, 100, 2)] * 2
+    assert fields[0].flow_px.dtype == np.float32
+
+
+def test_missing_raft_weights_name_the_remedies(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"flow\.raft_weights"):
+        RaftEstimator(str(tmp_path / "none.pt"))

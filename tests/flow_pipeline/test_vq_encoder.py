@@ -1,0 +1,91 @@
+"""Flow tokens: decode then encode gives the codes back, still cells are static, and the definition has a digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import Subset, TokensSlice
+from data_pipeline.contract import EpisodeId, StageContext
+from data_pipeline.sidecar import load_flow_manifest, load_flow_tokens
+from flow_pipeline.flow_field import EpisodeFlow, k_effective, save_flow
+from flow_pipeline.vq_encoder import LIMIT_PX, STATIC_CODE, GridTokenizer, run_tokens
+
+tokenizers = st.builds(GridTokenizer, st.integers(1, 16), st.integers(3, 33), st.floats(0, 2))
+
+
+@given(tokenizer=tokenizers, seed=st.integers(0, 2**31))
+def test_decode_then_encode_then_decode_is_the_same_flow(tokenizer: GridTokenizer, seed: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, tokenizer.num_codes, (2, tokenizer.cells**2))
+    flow = tokenizer.decode(codes)
+    again = tokenizer.encode(flow)
+    moves = np.linalg.norm(flow, axis=-1).reshape(codes.shape) > tokenizer.static_px + 1e-3
+    np.testing.assert_array_equal(again[moves], codes[moves])
+    assert (again[~moves & (codes == STATIC_CODE) & (tokenizer.static_px > 0)] == STATIC_CODE).all()
+
+
+@given(tokenizer=tokenizers, seed=st.integers(0, 2**31))
+def test_codes_fit_the_vocabulary_for_any_flow(tokenizer: GridTokenizer, seed: int) -> None:
+    flow = np.random.default_rng(seed).normal(0, 200, (3, 32, 32, 2))
+    codes = tokenizer.encode(flow)
+    assert codes.dtype == np.uint16
+    assert codes.shape == (3, tokenizer.cells**2)
+    assert codes.max() < tokenizer.num_codes
+    assert np.abs(tokenizer.decode(codes)).max() <= LIMIT_PX
+
+
+def test_quantisation_error_is_at_most_a_bin() -> None:
+    tokenizer = GridTokenizer(cells=8, levels=33, static_px=0.75)
+    flow = np.random.default_rng(0).uniform(-60, 60, (4, 8, 8, 2)).astype(np.float32)
+    error = np.abs(tokenizer.decode(tokenizer.encode(flow)) - flow)
+    assert (error <= 0.1 * np.abs(flow) + 1).all()
+
+
+def test_static_gate_and_signs() -> None:
+    tokenizer = GridTokenizer(cells=2, levels=5, static_px=0.75)
+    flow = np.zeros((1, 2, 2, 2), np.float32)
+    flow[0, 0, 0] = [0.5, 0.5]
+    flow[0, 0, 1] = [20, 0]
+    flow[0, 1, 1] = [0, -20]
+    codes = tokenizer.encode(flow)
+    assert codes[0, 0] == codes[0, 2] == STATIC_CODE
+    decoded = tokenizer.decode(codes)
+    assert decoded[0, 0, 1, 0] > 5
+    assert decoded[0, 0, 1, 1] == 0
+    assert decoded[0, 1, 1, 1] < -5
+
+
+def test_codes_outside_the_vocabulary_are_refused() -> None:
+    tokenizer = GridTokenizer(cells=1, levels=3, static_px=0.75)
+    for bad in (-1, 10):
+        with pytest.raises(ValueError, match="outside"):
+            tokenizer.decode(np.array([[bad]]))
+
+
+def test_the_digest_follows_the_definition() -> None:
+    digests = {GridTokenizer(4, 5, 0.75).digest, GridTokenizer(4, 5, 0.75).digest, GridTokenizer(4, 7, 0.75).digest}
+    assert len(digests) == 2
+
+
+def test_run_tokens_writes_codes_manifest_and_quality(tmp_path: Path) -> None:
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "work").mkdir()
+    episode = EpisodeId(Subset.OBJECT, 0, 1)
+    flow = np.zeros((6, 32, 32, 2), np.float16)
+    flow[:, :8, :8] = [12, -3]
+    save_flow(tmp_path / "flow/flow.npz", {episode: EpisodeFlow(flow, k_effective(6, 4))}, {"backend": "sim", "k": 4})
+    config = TokensSlice(Subset.OBJECT, "grid", 4, 5, 0.75)
+    assert run_tokens(config, StageContext(tmp_path / "work", {"flow": tmp_path / "flow"})) == ["flow_tokens.json"]
+    path = tmp_path / "work/flow_tokens.json"
+    tokens = load_flow_tokens(path)[episode]
+    assert tokens.num_codes == 26
+    assert tokens.k == 4
+    assert (tokens.codes[:, 0] > 0).all()
+    assert not tokens.codes[:, 1:].any()
+    manifest = load_flow_manifest(path)
+    assert manifest["frame"] == "rot180"
+    assert manifest["quality"]["epe_moving"] < manifest["quality"]["epe_moving_zero"]
