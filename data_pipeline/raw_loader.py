@@ -267,6 +267,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, partial_path)
     os.replace(partial_path, target)
+    partial_path.unlink(missing_ok=True)  # renaming a link onto another link of the same file does nothing
 
 
 def run_official(config: OfficialSlice, context: StageContext) -> list[str]:

@@ -1,0 +1,196 @@
+"""The configuration: types, ranges, the nearest name, what is part of a key, and the study file as it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import pytest
+import yaml
+
+from configs import schema
+from configs.schema import (
+    ActionConfig,
+    ConfigError,
+    DataConfig,
+    DemosSlice,
+    EnvConfig,
+    EvalConfig,
+    ExperimentConfig,
+    LoraConfig,
+    Mode,
+    ModelConfig,
+    PhaseSpec,
+    RegenerateSlice,
+    Role,
+    Segment,
+    Subset,
+    TaskSelection,
+    build,
+    canonical,
+    not_in_key,
+)
+
+PHASE: dict[str, Any] = {"name": "any", "segments": [{"role": "action", "source": "action"}]}
+
+README_BLOCK = """
+lora:
+  rank: 8
+  alpha: 64
+  dropout: 0.1
+optimizer:
+  learning_rate: 1.0e-4
+  warmup_steps: 7
+reasoning_dropout:
+  prob: 0.3
+  cot_loss_weight: 0.25
+per_device_batch_size: 4
+max_train_steps: 12
+mixed_precision: "bf16"
+"""
+
+
+@dataclass(frozen=True)
+class Inner:
+    number: float = 1.0
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    pair: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+    role: Role = Role.TEXT
+    maybe: int | None = None
+
+
+# ------------------------------------------------------------------ plain values -> dataclasses
+
+
+def test_every_value_of_the_readmes_block_acts() -> None:
+    config = build(ExperimentConfig, {"phase": PHASE, **yaml.safe_load(README_BLOCK)})
+    assert (config.lora.rank, config.lora.alpha, config.lora.dropout) == (8, 64, 0.1)
+    assert (config.optimizer.learning_rate, config.optimizer.warmup_steps) == (1e-4, 7)
+    assert (config.reasoning_dropout.prob, config.reasoning_dropout.cot_loss_weight) == (0.3, 0.25)
+    assert (config.per_device_batch_size, config.max_train_steps, config.mixed_precision) == (4, 12, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loar": {}}, "unknown key loar; did you mean lora?"),
+        ({"lora": {"rnak": 4}}, "unknown key lora.rnak; did you mean lora.rank?"),
+        ({"lora": {"zzz": 4}}, "unknown key lora.zzz; allowed: rank, alpha, dropout"),
+        ({"lora": {"rank": "16"}}, "lora.rank='16' must be of type int, not str"),
+        ({"lora": {"rank": True}}, "lora.rank=True must be of type int, not bool"),
+        ({"lora": {"rank": 1.5}}, "lora.rank=1.5 must be of type int, not float"),
+        ({"lora": {"rank": 0}}, "lora.rank=0 is out of range; allowed: 1 to 1024"),
+        ({"lora": 3}, "lora=3 must be a group of keys"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas=[0.9] must have 2 entries"),
+        ({"optimizer": {"betas": 0.9}}, "optimizer.betas=0.9 must be a list"),
+        ({"eval": {"modes": ["sleep"]}}, "eval.modes[0]='sleep'; allowed: no_think, think"),
+        ({"env": {"look": "pretty"}}, "env.look='pretty'; allowed: official, fast, light"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8'; allowed: bf16, no"),
+        ({"phase": {"name": "x"}}, "missing key phase.segments"),
+        ({"phase": {"name": "x", "segments": [{"role": "action"}]}}, "missing key phase.segments[0].source"),
+        ({"data": {"tasks": {"goal": [1, 1]}}}, "data.tasks.goal=[1, 1]; allowed: increasing task numbers from 0 to 9"),
+    ],
+)
+def test_what_does_not_fit_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(ExperimentConfig, {"phase": PHASE, **values})
+    assert message in str(error.value)
+
+
+def test_a_missing_phase_is_named() -> None:
+    with pytest.raises(ConfigError, match="missing key phase"):
+        build(ExperimentConfig, {})
+
+
+def test_conversions() -> None:
+    outer = build(Outer, {"inner": {"number": 3}, "pair": [1, 2], "names": ["a"], "role": "flow", "maybe": None})
+    assert outer == Outer(Inner(3.0), (1.0, 2.0), ("a",), Role.FLOW, None)
+    assert isinstance(outer.inner.number, float)
+    assert all(isinstance(x, float) for x in outer.pair)
+    assert build(Outer, {"inner": Inner(2.0), "maybe": 4}) == Outer(Inner(2.0), maybe=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EnvConfig(assets="nice"), "env.assets='nice'"),
+        (lambda: EnvConfig(resolution=32), "env.resolution=32 is out of range"),
+        (lambda: DataConfig(source="web"), "data.source='web'"),
+        (lambda: DataConfig(test_fraction=0.6), "data.test_fraction=0.6"),
+        (lambda: TaskSelection(spatial=()), r"data.tasks.spatial=\[\]"),
+        (lambda: TaskSelection(long=(3, 10)), r"data.tasks.long=\[3, 10\]"),
+        (lambda: ModelConfig(image_size=100), "model.image_size=100; allowed: multiples of 28"),
+        (lambda: ActionConfig(horizon=4, execute=5), "action.execute=5 is out of range; allowed: 1 to 4"),
+        (lambda: LoraConfig(dropout=1.0), "lora.dropout=1.0"),
+        (lambda: EvalConfig(protocol="mine"), "eval.protocol='mine'"),
+        (lambda: Segment(Role.TEXT, "reasoning", -1), "loss_weight=-1"),
+        (lambda: PhaseSpec("x", (Segment(Role.TEXT, "reasoning"),)), "the last segment must have role 'action'"),
+        (lambda: PhaseSpec("x", ()), "the last segment must have role 'action'"),
+    ],
+)
+def test_ranges(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_sources_of_a_phase() -> None:
+    segments = (Segment(Role.TEXT, "reasoning"), Segment(Role.FLOW, "flow"), Segment(Role.ACTION, "action"))
+    assert PhaseSpec("x", segments).sources == ("reasoning", "flow")
+    assert PhaseSpec("y", segments[-1:]).sources == ()
+
+
+# ------------------------------------------------------------------ dataclasses -> plain values, keys
+
+
+def test_canonical_leaves_out_what_cannot_change_a_result() -> None:
+    few, many = (RegenerateSlice(Subset.GOAL, EnvConfig(), workers) for workers in (1, 8))
+    assert canonical(few) == canonical(many)
+    assert "workers" not in canonical(few)
+    assert canonical(few, key_only=False) != canonical(many, key_only=False)
+    assert canonical(RegenerateSlice(Subset.LONG, EnvConfig())) != canonical(few)
+
+
+def test_canonical_is_json_and_builds_the_same_again() -> None:
+    slice_ = DemosSlice(Subset.OBJECT, (0, 3), 8, 42, EnvConfig(assets="builtin", resolution=128), workers=2)
+    plain = json.loads(json.dumps(canonical(slice_, key_only=False)))
+    assert build(DemosSlice, plain) == slice_
+    config = ExperimentConfig(PhaseSpec("x", (Segment(Role.ACTION, "action"),)))
+    assert build(ExperimentConfig, json.loads(json.dumps(canonical(config, key_only=False)))) == config
+
+
+def test_canonical_refuses_what_has_no_plain_form() -> None:
+    with pytest.raises(TypeError, match="object cannot be part of a configuration"):
+        canonical(Outer(names=(object(),)))  # type: ignore[arg-type]
+    assert canonical({"b": Mode.THINK, "a": 1}) == {"a": 1, "b": "think"}
+
+
+def every_dataclass() -> list[type]:
+    return [c for c in vars(schema).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+
+
+def test_every_setting_has_a_type_that_build_understands() -> None:
+    """A field typed dict, list or Any would not be checked."""
+    for cls in every_dataclass():
+        assert cls.__dataclass_params__.frozen, cls  # type: ignore[attr-defined]
+        for name, hint in schema.typing.get_type_hints(cls).items():
+            plain = getattr(hint, "__origin__", hint)
+            is_enum = isinstance(plain, type) and issubclass(plain, Enum)
+            known = plain in (int, float, str, bool, tuple) or is_enum or dataclasses.is_dataclass(plain)
+            assert known, f"{cls.__name__}.{name}: {hint}"
+
+
+def test_only_speed_is_left_out_of_keys() -> None:
+    """A field left out of the key that changes a result would make two different results one."""
+    left_out = {f.name for cls in every_dataclass() for f in dataclasses.fields(cls) if not f.metadata.get("key", True)}
+    assert left_out <= {
+        "workers", "sim_workers", "num_workers", "device", "log_every", "checkpoint_every", "folder",
+    }  # fmt: skip

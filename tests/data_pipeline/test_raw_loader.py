@@ -1,0 +1,292 @@
+"""LIBERO's HDF5 layout: written, read back, lazily, with errors that name the culprit; the stage `official`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from configs.schema import ConfigError, OfficialSlice, Subset
+from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext
+from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo
+from data_pipeline.libero_utils import demo_file
+from data_pipeline.raw_loader import Hdf5Source, file_digest, fixtures_of_model, list_demos, read_replay, run_official
+from tests.helpers.synthetic import make_record, write_synthetic_subset
+
+FIRST = EpisodeId(Subset.OBJECT, 0, 0)
+INFO = TaskInfo("pick_up", "pick up the thing", "problem", "a.bddl", "(define)", {"env_kwargs": {}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_synthetic_subset(tmp_path / "demos", Subset.OBJECT, demos=3, steps=12, size=16)
+
+
+@pytest.fixture
+def record() -> DemoRecord:
+    return make_record(np.random.default_rng(5), steps=12, size=16)
+
+
+def official_file(path: Path, record: DemoRecord, model_file: str = "") -> None:
+    """As LIBERO's own writer leaves it: none of our attributes, and float32 nowhere."""
+    with DemoWriter(path, INFO) as writer:
+        writer.add(0, record)
+    with h5py.File(path, "r+") as file:
+        attributes = file["data/demo_0"].attrs
+        for name in ("settle_steps", "fixture_poses", "seed", "fingerprint", "success"):
+            del attributes[name]
+        attributes["model_file"] = model_file
+
+
+# ------------------------------------------------------------------ round trip
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, record: DemoRecord) -> None:
+    path = demo_file(tmp_path, Subset.OBJECT, 0)
+    record = replace(record, settle_steps=10, init_state=record.states[0] + 1)
+    with DemoWriter(path, INFO) as writer:
+        writer.add(17, record)
+    source = Hdf5Source(tmp_path, Subset.OBJECT)
+    assert source.list() == [EpisodeId(Subset.OBJECT, 0, 17)]
+    episode = source.open(source.list()[0])
+    assert episode.instruction == "pick up the thing"
+    assert episode.actions.dtype == episode.proprio.dtype == np.float32
+    np.testing.assert_array_equal(episode.actions, record.actions.astype(np.float32))
+    np.testing.assert_array_equal(episode.proprio[:, :6], record.observations["ee_states"].astype(np.float32))
+    np.testing.assert_array_equal(episode.proprio[:, 6:], record.observations["gripper_states"].astype(np.float32))
+    np.testing.assert_array_equal(episode.states, record.states)
+    assert episode.fixtures == record.fixture_poses
+    assert episode.fingerprint == record.fingerprint
+    assert episode.success
+    for camera in CAMERAS:
+        np.testing.assert_array_equal(episode.frames(camera), record.images[camera])
+    start = read_replay(path, 17)
+    assert start.actions.dtype == np.float64
+    np.testing.assert_array_equal(start.actions, record.actions)
+    np.testing.assert_array_equal(start.init_state, record.init_state)
+    assert (start.settle_steps, start.seed, start.fixture_poses) == (10, record.seed, record.fixture_poses)
+
+
+def test_layout_is_liberos(folder: Path) -> None:
+    with h5py.File(demo_file(folder, Subset.OBJECT, 1)) as file:
+        data, demo = file["data"].attrs, file["data/demo_2"]
+        assert set(demo) == {"actions", "states", "robot_states", "rewards", "dones", "obs"}
+        assert set(demo["obs"]) == {
+            "agentview_rgb", "eye_in_hand_rgb", "ee_pos", "ee_ori", "ee_states", "gripper_states", "joint_states",
+        }  # fmt: skip
+        assert demo["actions"].dtype == np.float64
+        assert demo["robot_states"].shape == (12, 9)
+        assert demo["dones"][:].tolist() == [0] * 11 + [1]
+        assert {"num_samples", "model_file", "init_state"} <= set(demo.attrs)
+        assert (data["num_demos"], data["total"], data["macros_image_convention"]) == (3, 36, "opengl")
+        assert "language_instruction" in json.loads(data["problem_info"])
+        assert {"env_name", "bddl_file_name", "bddl_file_content", "env_args"} <= set(data)
+
+
+def test_same_demonstrations_give_the_same_bytes(tmp_path: Path) -> None:
+    first = write_synthetic_subset(tmp_path / "a", Subset.OBJECT, tasks=(0,), steps=5, size=8)
+    time.sleep(1.1)  # a time stamp would show
+    second = write_synthetic_subset(tmp_path / "b", Subset.OBJECT, tasks=(0,), steps=5, size=8)
+    first_file, second_file = (demo_file(folder, Subset.OBJECT, 0) for folder in (first, second))
+    assert first_file.read_bytes() == second_file.read_bytes()
+
+
+def test_collected_and_copied_demonstrations_equal_directly_written_ones(tmp_path: Path, record: DemoRecord) -> None:
+    write_demo(tmp_path / "part", record)
+    with DemoWriter(tmp_path / "direct", INFO) as writer:
+        writer.add(3, record)
+    copy_demo(tmp_path / "direct", 3, tmp_path / "copied")
+    for name in ("part", "copied"):
+        with DemoWriter(tmp_path / f"from_{name}", INFO) as writer:
+            writer.add_file(3, tmp_path / name)
+        start = read_replay(tmp_path / f"from_{name}", 3)
+        np.testing.assert_array_equal(start.states, record.states)
+        with h5py.File(tmp_path / f"from_{name}") as file:
+            assert file["data"].attrs["total"] == 12
+            np.testing.assert_array_equal(file["data/demo_3/obs/agentview_rgb"][()], record.images[AGENTVIEW])
+
+
+def test_an_error_while_writing_leaves_no_file(tmp_path: Path, record: DemoRecord) -> None:
+    def write_short_states() -> None:
+        with DemoWriter(tmp_path / "a_demo.hdf5", INFO) as writer:
+            writer.add(0, record)
+            writer.add(1, replace(record, states=record.states[1:]))
+
+    with pytest.raises(ValueError, match=r"demo_1: 12 actions, other lengths {'states': 11}"):
+        write_short_states()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demos_are_listed_by_number(tmp_path: Path, record: DemoRecord) -> None:
+    with DemoWriter(tmp_path / "a", INFO) as writer:
+        for demo in (10, 2, 1):
+            writer.add(demo, record)
+    assert list_demos(tmp_path / "a") == [1, 2, 10]
+
+
+# ------------------------------------------------------------------ official files
+
+
+def test_official_files_replay_from_their_first_state(tmp_path: Path, record: DemoRecord) -> None:
+    model = """<mujoco><worldbody>
+      <body name="table" pos="0 0 0.8"/>
+      <body name="flat_stove_1_main" pos="0.1 0.2 0.9" quat="1 0 0 0"><body name="burner"/></body>
+      <body name="wine_bottle_1_main" pos="0 0 0"><joint name="j" type="free"/></body>
+      <body name="plate_1_main"><freejoint/></body>
+      <body name="robot0_base" pos="-0.6 0 0"/>
+    </worldbody></mujoco>"""
+    path = demo_file(tmp_path, Subset.OBJECT, 0)
+    official_file(path, record, model)
+    start = read_replay(path, 0)
+    np.testing.assert_array_equal(start.init_state, record.states[0])
+    assert start.settle_steps == 0
+    assert start.fixture_poses == {"flat_stove_1_main": (0.1, 0.2, 0.9, 1.0, 0.0, 0.0, 0.0)}
+    episode = Hdf5Source(tmp_path, Subset.OBJECT).open(FIRST)
+    assert episode.success
+    assert episode.fingerprint == {}
+    assert fixtures_of_model("") == {}
+
+
+def test_an_instruction_written_as_characters_is_read(tmp_path: Path, record: DemoRecord) -> None:
+    path = demo_file(tmp_path, Subset.OBJECT, 0)
+    official_file(path, record)
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["problem_info"] = json.dumps({"language_instruction": list('"Pick Up"')})
+    assert Hdf5Source(tmp_path, Subset.OBJECT).open(FIRST).instruction == "pick up"
+
+
+# ------------------------------------------------------------------ laziness
+
+
+def test_fifty_demonstrations_at_256_px_cost_little_memory(tmp_path: Path) -> None:
+    """Listing and opening reads no image; 50 demonstrations of 150 steps would be 2.9 GB of pixels."""
+    record = make_record(np.random.default_rng(0), steps=150, size=4)
+    pixels = np.zeros((150, 256, 256, 3), np.uint8)
+    record = replace(record, images={AGENTVIEW: pixels, WRIST: pixels})
+    write_demo(tmp_path / "part", record)
+    with DemoWriter(demo_file(tmp_path, Subset.OBJECT, 0), INFO) as writer:
+        for demo in range(50):
+            writer.add_file(demo, tmp_path / "part")
+    tracemalloc.start()
+    source = Hdf5Source(tmp_path, Subset.OBJECT)
+    episodes = [source.open(e) for e in source.list()]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(episodes) == 50
+    assert peak < 20e6
+
+
+def test_an_opened_episode_crosses_to_another_process(folder: Path) -> None:
+    episode = pickle.loads(pickle.dumps(Hdf5Source(folder, Subset.OBJECT).open(FIRST)))  # noqa: S301 - our own bytes
+    assert episode.frames(WRIST).shape == (12, 16, 16, 3)
+
+
+# ------------------------------------------------------------------ faults
+
+
+def damage(path: Path, key: str, values: np.ndarray | None) -> None:
+    """Replace (or, with None, delete) a data set of demo_1."""
+    with h5py.File(path, "r+") as file:
+        del file[f"data/demo_1/{key}"]
+        if values is not None:
+            file[f"data/demo_1/{key}"] = values
+
+
+NAN = np.zeros((12, 7))
+NAN[4, 2] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("actions", None, "is missing"),
+        ("actions", NAN, "not finite at step 4"),
+        ("actions", np.zeros((0, 7)), "is empty"),
+        ("actions", np.zeros((12, 6)), r"shape \[12, 6\]; expected \[T, 7\]"),
+        ("obs/ee_pos", None, "is missing"),
+        ("obs/ee_pos", np.zeros((11, 3)), "has 11 rows where actions has 12"),
+        ("states", np.full((12, 20), np.inf), "not finite at step 0"),
+    ],
+)
+def test_a_bad_demonstration_is_named(folder: Path, key: str, values: np.ndarray | None, message: str) -> None:
+    path = demo_file(folder, Subset.OBJECT, 0)
+    damage(path, key, values)
+    source = Hdf5Source(folder, Subset.OBJECT)
+    source.open(FIRST)
+    with pytest.raises(ConfigError, match=message) as error:
+        source.open(EpisodeId(Subset.OBJECT, 0, 1))
+    assert f"{path}: /data/demo_1/{key}" in str(error.value)
+
+
+def test_missing_images_are_named(folder: Path) -> None:
+    damage(demo_file(folder, Subset.OBJECT, 0), "obs/agentview_rgb", None)
+    episode = Hdf5Source(folder, Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 0, 1))
+    with pytest.raises(ConfigError, match="/data/demo_1/obs/agentview_rgb is missing"):
+        episode.frames(AGENTVIEW)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.0])
+def test_a_truncated_file_is_named_with_the_remedy(folder: Path, keep: float) -> None:
+    path = demo_file(folder, Subset.OBJECT, 1)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(EnvironmentProblem, match="truncated or damaged: download or generate it again") as error:
+        Hdf5Source(folder, Subset.OBJECT).list()
+    assert str(path) in str(error.value)
+
+
+def test_a_file_without_demonstrations_and_a_folder_without_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no \*_demo.hdf5 of subset object"):
+        Hdf5Source(tmp_path, Subset.OBJECT)
+    path = demo_file(tmp_path, Subset.OBJECT, 0)
+    h5py.File(path, "w").close()
+    with pytest.raises(ConfigError, match="no demonstrations"):
+        Hdf5Source(tmp_path, Subset.OBJECT).list()
+
+
+def test_a_file_of_another_subset_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="is not of a task of subset goal"):
+        Hdf5Source(folder, Subset.GOAL)
+
+
+def test_paths_with_spaces_and_chinese(tmp_path: Path) -> None:
+    folder = write_synthetic_subset(tmp_path / "数据 集", Subset.OBJECT, tasks=(0,), steps=4, size=8)
+    assert Hdf5Source(folder, Subset.OBJECT).open(FIRST).frames(AGENTVIEW).shape == (4, 8, 8, 3)
+
+
+# ------------------------------------------------------------------ the stage
+
+
+def official_slice(folder: Path) -> OfficialSlice:
+    files = sorted(folder.glob("*.hdf5"))
+    return OfficialSlice(Subset.OBJECT, (0, 1), tuple((f.name, file_digest(f)) for f in files), str(folder))
+
+
+def test_official_links_what_it_checked(folder: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    config = official_slice(folder)
+    for _ in range(2):  # the second time over an earlier attempt's work
+        outputs = run_official(config, StageContext(work=work, inputs={}))
+    assert outputs == [name for name, _ in config.files]
+    assert all((work / name).samefile(folder / name) for name in outputs)
+    assert sorted(p.name for p in work.iterdir()) == outputs
+
+
+def test_official_stops_at_changed_or_missing_files(folder: Path, tmp_path: Path) -> None:
+    config = official_slice(folder)
+    context = StageContext(work=tmp_path, inputs={})
+    name = config.files[1][0]
+    with (folder / name).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(EnvironmentProblem, match=f"{name} has changed"):
+        run_official(config, context)
+    (folder / name).unlink()
+    with pytest.raises(EnvironmentProblem, match=f"{name} is missing"):
+        run_official(config, context)

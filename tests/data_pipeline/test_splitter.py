@@ -1,0 +1,75 @@
+"""The split: a partition by demonstration within each task that moves little when demonstrations are added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import ConfigError, SplitSlice, Subset
+from data_pipeline.contract import EpisodeId, StageContext
+from data_pipeline.data_splitter import Split, load_split, num_test, run_split, save_split, split_episodes
+from tests.helpers.synthetic import write_synthetic_subset
+
+episode_ids = st.builds(EpisodeId, st.sampled_from(Subset), st.integers(0, 9), st.integers(0, 60))
+
+
+def task(demos: int, task_id: int = 0) -> list[EpisodeId]:
+    return [EpisodeId(Subset.GOAL, task_id, demo) for demo in range(demos)]
+
+
+@given(st.lists(episode_ids, unique=True), st.floats(0, 0.5), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_split_is_a_partition_that_ignores_order(ids, fraction, seed, random) -> None:
+    split = split_episodes(ids, fraction, seed)
+    assert sorted(split.train + split.test) == sorted(ids)
+    assert not set(split.train) & set(split.test)
+    random.shuffle(ids)
+    assert split_episodes(ids, fraction, seed) == split
+
+
+@given(st.lists(episode_ids, unique=True, max_size=30), st.integers(0, 5))
+def test_every_task_is_divided_for_itself(ids, seed) -> None:
+    whole = split_episodes(ids, 0.2, seed)
+    for key in {(e.subset, e.task_id) for e in ids}:
+        alone = split_episodes([e for e in ids if (e.subset, e.task_id) == key], 0.2, seed)
+        assert set(alone.test) == {e for e in whole.test if (e.subset, e.task_id) == key}
+
+
+@pytest.mark.parametrize(
+    ("demos", "fraction", "expected"),
+    [(50, 0.05, 2), (100, 0.05, 5), (8, 0.05, 1), (4, 0.05, 1), (3, 0.05, 0), (1, 0.5, 0), (50, 0.0, 0), (45, 0.1, 4)],
+)
+def test_share(demos: int, fraction: float, expected: int) -> None:
+    assert num_test(demos, fraction) == expected
+    assert len(split_episodes(task(demos), fraction, 0).test) == expected
+
+
+@given(st.integers(4, 60), st.integers(0, 20))
+def test_adding_a_demonstration_moves_at_most_one_out_of_test_and_one_in(demos, seed) -> None:
+    before, after = (set(split_episodes(task(n), 0.05, seed).test) for n in (demos, demos + 1))
+    assert len(before - after) <= 1
+    assert len(after - before) <= 1
+
+
+def test_the_seed_matters_and_the_split_is_pinned() -> None:
+    assert split_episodes(task(50), 0.05, 42).test != split_episodes(task(50), 0.05, 43).test
+    assert [str(e) for e in split_episodes(task(50), 0.05, 42).test] == ["goal/00/034", "goal/00/037"]
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    split = split_episodes(task(10) + task(5, 3), 0.2, 1)
+    save_split(tmp_path / "split.json", split)
+    assert load_split(tmp_path / "split.json") == split
+    save_split(tmp_path / "bad.json", Split(split.train, split.train[:1]))
+    with pytest.raises(ConfigError, match=r"goal/00/00\d is both in train and in test"):
+        load_split(tmp_path / "bad.json")
+
+
+def test_stage(tmp_path: Path) -> None:
+    folder = write_synthetic_subset(tmp_path / "demos", Subset.LONG, demos=5, steps=3, size=4)
+    context = StageContext(work=tmp_path, inputs={"regenerate": folder})
+    assert run_split(SplitSlice(Subset.LONG, 0.05, 42), context) == ["split.json"]
+    split = load_split(tmp_path / "split.json")
+    assert (len(split.train), len(split.test)) == (8, 2)
