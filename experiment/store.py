@@ -77,6 +77,13 @@ class Store:
             raise Damaged(f"{folder}: no readable {MANIFEST}")
         return manifest
 
+    def whole(self, stage: str, key: str) -> Manifest | None:
+        """The manifest of a finished, undamaged stage, else None."""
+        try:
+            return self.manifest(stage, key)
+        except Damaged:
+            return None
+
     def manifests(self, stage: str) -> list[tuple[float, Manifest]]:
         """(finish time, manifest) of every entry of a stage, newest first; files are not looked at."""
         found = [(path.stat().st_mtime, read_manifest(path.parent)) for path in self.root.glob(f"{stage}/*/{MANIFEST}")]
@@ -135,9 +142,8 @@ class Store:
         Raises what the stage raises; EnvironmentProblem for a full or read-only disk.
         """
         with environment_errors(), self.lock(spec.key, stop_requested, lambda: report(0, 0, "another run has it")):
-            with contextlib.suppress(Damaged):
-                if (found := self.manifest(spec.stage, spec.key)) is not None:
-                    return found
+            if (found := self.whole(spec.stage, spec.key)) is not None:
+                return found
             if self.entry(spec.stage, spec.key).exists():
                 self.set_aside(spec.stage, spec.key)
             return self._build(spec, report, stop_requested)
@@ -197,9 +203,8 @@ class Store:
         with environment_errors():
             files = describe_files(path) if path.is_dir() else {"": _describe_file(path)}
             key = digest({"name": name, "files": {rel: info["sha256"] for rel, info in files.items()}})[:20]
-            with contextlib.suppress(Damaged):
-                if (found := self.manifest("file", key)) is not None:
-                    return key, found
+            if (found := self.whole("file", key)) is not None:
+                return key, found
             if self.entry("file", key).exists():
                 self.set_aside("file", key)
             work = self.work(key)

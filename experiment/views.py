@@ -27,6 +27,7 @@ class View:
     node: StageNode
     folder: Path
     redo: bool = True
+    group: str = ""  # views of one group may share a table
     note: str = ""  # text of a small file that says where the folder's content comes from; "" writes none
 
 
@@ -47,6 +48,7 @@ class Marker:
     slug: str
     folder: str  # relative to the output directory where it lies inside
     files: tuple[str, ...]
+    group: str = ""
 
 
 NOTE_FILE = ".nora_ecot.json"
@@ -116,6 +118,7 @@ def write_marker(store: Store, view: View, manifest: Manifest) -> None:
         "slug": view.node.spec.slug,
         "folder": _relative(store, view.folder),
         "files": sorted(manifest.files),
+        "group": view.group,
     }
     write_synced(path, canonical_json(fields) + "\n")
 

@@ -1,0 +1,167 @@
+"""The command line: flags in both spellings (`--data_dir`, `--data-dir`), then `key=value` overrides.
+
+`main(command, argv) -> exit code`. Heavy imports happen in the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from configs.schema import ConfigError
+from data_pipeline.contract import EnvironmentProblem, Interrupted
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 75
+EXIT_ENVIRONMENT = 78
+SECRET_FLAGS = ("--llm-api-key", "--llm_api_key", "--api-key", "--api_key")
+COMMANDS = {
+    "run_experiment": "any part of the study, end to end",
+    "generate_demos": "demonstrations by the scripted expert, in LIBERO's layout",
+    "regenerate_libero": "replay demonstrations: sharper images, no no-ops, no failures",
+    "generate_ecot": "chain-of-thought annotations",
+    "preprocess_flow": "optical flow as tokens",
+    "train": "one adapter of one phase",
+    "evaluate": "rollouts of a trained adapter",
+    "make_report": "the table, again, from the stored results",
+    "doctor": "what this machine has and lacks",
+    "worker": "(internal) runs stages for a driver",
+    "run-stage": "(internal) runs one stage from its spec file",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Every flag in both spellings; problems are ConfigErrors with the nearest flag."""
+
+    def flag(self, name: str, **options: object) -> None:
+        """Add `--a_b`, also as `--a-b`."""
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"))
+        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)  # pyright: ignore[reportArgumentType]
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's own complaints, as ConfigError."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Flags and overrides in any order. Raises ConfigError for what is neither."""
+        values, unknown = self.parse_known_intermixed_args(list(argv))
+        if unknown:
+            flags = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+            raise ConfigError(
+                f"unknown flag {unknown[0]}; did you mean {near[0]}?" if near else f"unknown flag {unknown[0]}"
+            )
+        return values
+
+
+def main(command: str, argv: Sequence[str], *, phase: str = "") -> int:
+    """Run one command. `phase` is the phase of a train script. Returns the exit code; problems go to stderr."""
+    try:
+        return _dispatch(command, list(argv), phase)
+    except ConfigError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    except EnvironmentProblem as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
+    except (Interrupted, KeyboardInterrupt):
+        print("interrupted; the same command resumes", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _dispatch(command: str, argv: list[str], phase: str) -> int:
+    if command == "worker":
+        return _worker(argv)
+    if command == "run-stage":
+        return _run_stage(argv)
+    if command == "doctor":
+        from experiment import doctor
+
+        return doctor.main(argv)
+    from experiment import commands
+
+    clean, secrets = strip_secrets(argv)
+    if secrets:
+        print(commands.NO_PAID_CALLS)
+    return commands.run(command, clean, phase)
+
+
+def strip_secrets(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(argv without secret flags, the secrets)."""
+    clean: list[str] = []
+    secrets: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in SECRET_FLAGS:
+            secrets.append(value if equals else next(rest, ""))
+        else:
+            clean.append(word)
+    return clean, secrets
+
+
+def script(command: str, *, phase: str = "") -> int:
+    """Entry point of the files in scripts/: reads sys.argv.
+
+    Where a secret was given, the process replaces itself by one without it, so that no process list shows it.
+    """
+    argv, secrets = strip_secrets(sys.argv[1:])
+    if secrets:
+        from experiment.commands import NO_PAID_CALLS
+
+        print(NO_PAID_CALLS, flush=True)
+        original, _ = strip_secrets(sys.orig_argv[1:])
+        os.execv(sys.executable, [sys.executable, *original])
+    return main(command, argv, phase=phase)
+
+
+def console() -> NoReturn:
+    """The `nora-ecot` command: its first argument names what to do."""
+    names = [*COMMANDS, "run"]
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("usage: nora-ecot COMMAND [flags] [key=value ...]\n")
+        print("\n".join(f"  {name:<18} {text}" for name, text in COMMANDS.items() if "internal" not in text))
+        raise SystemExit(0)
+    command = sys.argv.pop(1)
+    if command not in names:
+        near = difflib.get_close_matches(command, names, 1)
+        print(f"error: unknown command {command!r}; allowed: {', '.join(near or names)}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+    raise SystemExit(script("run_experiment" if command == "run" else command))
+
+
+def typed_command() -> str:
+    """The command line as typed, without secrets, for the hint that says how to resume."""
+    argv, _ = strip_secrets(sys.argv)
+    return shlex.join(["python", *argv])
+
+
+def _worker(argv: list[str]) -> int:
+    from experiment.worker import serve
+
+    parser = Parser(prog="worker")
+    parser.flag("kind")  # for people who look at the process list
+    parser.flag("events-fd", type=int, required=True)
+    parser.flag("parent", type=int, required=True)
+    values = parser.parse(argv)
+    return serve(values.events_fd, values.parent)
+
+
+def _run_stage(argv: list[str]) -> int:
+    from experiment.worker import run_spec_file
+
+    parser = Parser(prog="run-stage")
+    parser.add_argument("spec", type=Path)
+    parser.flag("store", type=Path, required=True)
+    values = parser.parse(argv)
+    return run_spec_file(values.store, values.spec)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1], sys.argv[2:]))

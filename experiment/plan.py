@@ -1,0 +1,241 @@
+"""The run matrix -> a graph of stages. Pure: which folders exist was settled by `resolve`.
+
+Phases, subsets and seeds share whatever has equal keys: twelve adapters use one set of annotations per subset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs.schema import (
+    AnnotateSlice,
+    BaseSlice,
+    ConfigError,
+    DemosSlice,
+    EvaluateSlice,
+    ExperimentConfig,
+    FlowSlice,
+    Mode,
+    OfficialSlice,
+    RegenerateSlice,
+    ReportSlice,
+    SplitSlice,
+    StatsSlice,
+    Subset,
+    TokensSlice,
+    TrainSlice,
+)
+from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files
+from experiment.stages import StageNode, make_node
+from experiment.views import View
+
+STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
+"""What a phase's segments are made from -> the stage that makes it, which is also the input's name in training."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders of a run."""
+
+    output_dir: Path
+    data_dir: Path
+
+    @property
+    def store(self) -> Path:
+        """Root of the store."""
+        return self.output_dir / ".store"
+
+    @property
+    def results(self) -> Path:
+        """Where the table is published."""
+        return self.output_dir / "eval_results"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One adapter of the study: one phase on one subset with one seed."""
+
+    config: ExperimentConfig  # nothing is `auto`
+    subset: Subset
+    sources: Mapping[Subset, DataSource]
+    variant: str = ""  # keeps changed settings apart: prob0.3
+    substitutes: Mapping[str, StageNode] = field(default_factory=dict[str, StageNode])  # input name -> a user's file
+
+    @property
+    def slug(self) -> str:
+        """text_cot/object, text_cot@prob0.3/object."""
+        variant = f"@{self.variant}" if self.variant else ""
+        return f"{self.config.phase.name}{variant}/{self.subset.value}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Builds the data stages of one configuration."""
+
+    config: ExperimentConfig
+    sources: Mapping[Subset, DataSource]
+    places: Places
+    workers: int = 1
+
+    def demos(self, subset: Subset) -> StageNode:
+        """Demonstrations in the official layout: the expert's, or LIBERO's own."""
+        data, source = self.config.data, self.sources[subset]
+        tasks = data.tasks.of(subset)
+        if source.kind == EXPERT:
+            config = DemosSlice(subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers)
+            return make_node("demos", subset.value, config, {})
+        files = official_files(source, subset, tasks, self.places.store / "file_digests.json")
+        return make_node("official", subset.value, OfficialSlice(subset, tasks, files, str(source.folder)), {})
+
+    def regenerate(self, subset: Subset) -> StageNode:
+        """Replayed, filtered demonstrations. Files that are already clean stand for themselves."""
+        demos = self.demos(subset)
+        if self.sources[subset].clean:
+            return demos
+        config = RegenerateSlice(subset, self.config.env, self.workers)
+        return make_node("regenerate", subset.value, config, {"demos": demos})
+
+    def split(self, subset: Subset) -> StageNode:
+        """Which demos train."""
+        config = SplitSlice(subset, self.config.data.test_fraction, self.config.data.seed)
+        return make_node("split", subset.value, config, {"regenerate": self.regenerate(subset)})
+
+    def stats(self, subset: Subset) -> StageNode:
+        """Action bounds over training demos."""
+        inputs = {"regenerate": self.regenerate(subset), "split": self.split(subset)}
+        return make_node("stats", subset.value, StatsSlice(subset, self.config.action.half_range_floor), inputs)
+
+    def annotate(self, subset: Subset) -> StageNode:
+        """Chain of thought per step."""
+        config = AnnotateSlice(subset, self.config.annotator, self.config.env, self.workers)
+        return make_node("annotate", subset.value, config, {"regenerate": self.regenerate(subset)})
+
+    def flow(self, subset: Subset) -> StageNode:
+        """Optical flow over one action chunk."""
+        flow = self.config.flow
+        weights = flow.raft_weights if flow.backend == "raft" else ""
+        config = FlowSlice(subset, flow.backend, weights, self.config.action.horizon, self.config.env, self.workers)
+        worker = {"sim": "sim", "raft": "torch"}.get(flow.backend, "light")
+        return make_node("flow", subset.value, config, {"regenerate": self.regenerate(subset)}, worker=worker)
+
+    def tokens(self, subset: Subset) -> StageNode:
+        """Flow as discrete tokens."""
+        flow = self.config.flow
+        config = TokensSlice(subset, flow.tokenizer, flow.cells, flow.levels, flow.static_px)
+        return make_node("tokens", subset.value, config, {"flow": self.flow(subset)})
+
+    def base(self) -> StageNode:
+        """The tiny backbone, trained on all subsets; the same whichever subset is asked for."""
+        config = self.config
+        slice_ = BaseSlice(tuple(Subset), config.model, config.action, config.base, config.trainer)
+        makers = {
+            "regenerate": self.regenerate,
+            "split": self.split,
+            "stats": self.stats,
+            "annotate": self.annotate,
+        }
+        inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in Subset}
+        return make_node("base", "", slice_, inputs)
+
+
+def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
+    """One adapter. Which labels it needs follows from its phase's segments."""
+    config, subset = run.config, run.subset
+    data = Data(config, run.sources, places, workers)
+    makers = {"annotate": data.annotate, "tokens": data.tokens}
+    inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset), "stats": data.stats(subset)}
+    for source in config.phase.sources:
+        name = STAGE_OF_SOURCE.get(source)
+        if name is None:
+            raise ConfigError(f"phase.segments.source={source!r}; allowed: {', '.join(STAGE_OF_SOURCE)}, action")
+        inputs[name] = run.substitutes.get(name) or makers[name](subset)
+    if config.model.base == TINY_BASE:
+        inputs["base"] = data.base()
+    slice_ = TrainSlice(
+        subset=subset,
+        phase=config.phase,
+        reasoning_dropout_prob=config.reasoning_dropout.prob,
+        lora=config.lora,
+        optimizer=config.optimizer,
+        model=config.model,
+        action=config.action,
+        trainer=config.trainer,
+        batch_size=config.per_device_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        steps=config.max_train_steps,
+        mixed_precision=config.mixed_precision,
+        seed=config.seed,
+    )
+    return make_node("train", run.slug, slice_, inputs)
+
+
+def evaluate_node(run: Run, adapter: StageNode, base: StageNode | None) -> StageNode:
+    """Rollouts of one adapter. `think` is left out where the phase has nothing to think."""
+    config = run.config
+    modes = tuple(mode for mode in config.eval.modes if mode is Mode.NO_THINK or config.phase.sources)
+    if not modes:
+        raise ConfigError(f"phase {config.phase.name!r} has no reasoning: eval.modes needs no_think")
+    slice_ = EvaluateSlice(
+        subset=run.subset,
+        tasks=config.data.tasks.of(run.subset),
+        modes=modes,
+        eval=config.eval,
+        env=config.env,
+        trainer=config.trainer,
+        execute=config.action.execute,
+    )
+    inputs = {"adapter": adapter}
+    if base is not None:
+        inputs["base"] = base
+    return make_node("evaluate", run.slug, slice_, inputs)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row's share of the report: an evaluation, and the training it belongs to where it is known."""
+
+    slug: str
+    evaluate: StageNode
+    train: StageNode | None
+
+
+def report_node(results: Sequence[Result], title: str, preset: str) -> StageNode:
+    """The table over finished evaluations, in the order given."""
+    inputs: dict[str, StageNode] = {}
+    for result in results:
+        inputs[f"evaluate/{result.slug}"] = result.evaluate
+        if result.train is not None:
+            inputs[f"train/{result.slug}"] = result.train
+    return make_node("report", "", ReportSlice(tuple(result.slug for result in results), title, preset), inputs)
+
+
+def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) -> str:
+    """What the table is, and on what. Results with different titles never share a table."""
+    kinds = sorted({source.kind for source in sources.values()})
+    on = f"{' and '.join(kinds)} demonstrations, {config.env.assets} assets, {config.env.look.value} look"
+    if config.model.base == TINY_BASE:
+        return f"Tiny preset: a check of the machinery, not a result about the methods ({on})"
+    return f"{config.model.base} on LIBERO ({on})"
+
+
+def demos_view(places: Places, node: StageNode, subset: Subset) -> View:
+    """Expert demonstrations, apart from downloads. Deleting them is no request: they are linked again."""
+    note = f'{{"stage":"{node.stage}","demonstrations":"{EXPERT}"}}'
+    return View(node, places.data_dir / f"libero_{subset.value}_expert", redo=False, note=note)
+
+
+def train_view(places: Places, node: StageNode) -> View:
+    """outputs/<phase>/<subset>/: checkpoint-final/, metrics.jsonl."""
+    return View(node, places.output_dir / node.spec.slug)
+
+
+def evaluate_view(places: Places, node: StageNode, group: str) -> View:
+    """outputs/eval_results/<phase>/<subset>/."""
+    return View(node, places.results / node.spec.slug, group=group)
+
+
+def report_view(places: Places, node: StageNode, group: str) -> View:
+    """outputs/eval_results/: results.md, .csv, .html, videos/."""
+    return View(node, places.results, group=group)

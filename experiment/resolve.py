@@ -1,0 +1,203 @@
+"""`auto` -> a concrete value, announced. Looks at this machine and at the data folder; never downloads.
+
+Nothing here imports torch or the simulator: `--dry-run` must answer at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.schema import ConfigError, ExperimentConfig, Subset
+from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.libero_utils import SUITE_OF, demo_file
+from experiment.stages import canonical_json
+from experiment.store import file_sha256, write_synced
+from experiment.views import NOTE_FILE
+
+TINY_BASE = "tiny"
+EXPERT = "expert"
+OFFICIAL = "official"
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where one subset's demonstrations come from."""
+
+    kind: str  # expert | official
+    folder: Path | None = None  # of official files
+    clean: bool = False  # already replayed and filtered
+
+    def text(self) -> str:
+        """For announcements."""
+        if self.folder is None:
+            return "scripted expert"
+        return f"{self.folder} ({'already regenerated' if self.clean else 'raw'})"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration without `auto`, where its data come from, and what was decided, in words."""
+
+    config: ExperimentConfig
+    sources: Mapping[Subset, DataSource]
+    decisions: tuple[str, ...]
+
+
+def cuda_devices() -> int:
+    """Number of CUDA devices that the driver shows this process; 0 without a driver."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def resolve_preset(preset: str) -> tuple[str, str]:
+    """(preset, sentence about the choice or ""): `auto` is nora_3b where there is a CUDA device, else tiny."""
+    if preset != "auto":
+        return preset, ""
+    if cuda_devices():
+        return "nora_3b", "preset: nora_3b (a CUDA device is here; preset=tiny runs the small check instead)"
+    return "tiny", "preset: tiny (no CUDA device here; preset=nora_3b is the study itself)"
+
+
+def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path) -> Resolved:
+    """Replace every `auto`. Raises EnvironmentProblem where a pinned choice is missing, with both remedies."""
+    decisions: list[str] = []
+    assets = _resolve_assets(config.env.assets)
+    sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
+    backend = _resolve_flow(config.flow.backend, sources)
+    if config.env.assets == "auto":
+        decisions.append(f"assets: {assets} (env.assets)")
+    if config.data.source == "auto":
+        decisions += [f"data {subset.value}: {source.text()} (data.source)" for subset, source in sources.items()]
+    decisions += [f"data {s.value}: {f.text()} wins over the raw files" for s, f in sources.items() if f.clean]
+    if config.flow.backend == "auto":
+        decisions.append(f"flow: {backend} (flow.backend)")
+    kinds = {source.kind for source in sources.values()}
+    concrete = replace(
+        config,
+        env=replace(config.env, assets=assets),
+        data=replace(config.data, source=kinds.pop() if len(kinds) == 1 else config.data.source),
+        flow=replace(config.flow, backend=backend),
+    )
+    return Resolved(concrete, sources, tuple(decisions))
+
+
+def needed_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
+    """Subsets whose data a run needs: the tiny backbone is trained on all four, whatever is asked for."""
+    return tuple(Subset) if config.model.base == TINY_BASE else tuple(subsets)
+
+
+def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:
+    """Official files in `<data_dir>/libero_<subset>_clean` or `libero_<subset>` win over the expert under `auto`."""
+    if wanted == EXPERT:
+        return DataSource(EXPERT)
+    for folder, clean in _candidates(subset, data_dir):
+        if any(folder.glob("*.hdf5")) and not (wanted == "auto" and made_by_expert(folder)):
+            return DataSource(OFFICIAL, folder, clean)
+    if wanted == "auto":
+        return DataSource(EXPERT)
+    name = f"libero_{subset.value}"
+    raise EnvironmentProblem(
+        f"no LIBERO demonstrations (*.hdf5) in {data_dir / name} or {data_dir / (name + '_clean')}. Download "
+        f"{SUITE_OF[subset]} there (LIBERO's benchmark_scripts/download_libero_datasets.py, or `hf download "
+        f"yifengzhu-hf/LIBERO-datasets --repo-type dataset --include '{SUITE_OF[subset]}/*'`), or use the scripted "
+        "expert's demonstrations: data.source=expert"
+    )
+
+
+def made_by_expert(folder: Path) -> bool:
+    """Whether this project wrote the folder from expert demonstrations."""
+    note = folder / NOTE_FILE
+    return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("demonstrations") == EXPERT
+
+
+def official_files(
+    source: DataSource, subset: Subset, tasks: Iterable[int], cache_file: Path
+) -> tuple[tuple[str, str], ...]:
+    """(name, sha256) of the chosen tasks' files. Raises EnvironmentProblem that names a missing one."""
+    assert source.folder is not None
+    paths = [demo_file(source.folder, subset, task) for task in tasks]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise EnvironmentProblem(
+            f"{missing[0]} is missing ({len(missing)} of {len(paths)} files of the chosen tasks); complete the "
+            f"download, choose tasks with data.tasks.{subset.value}=[...], or use data.source=expert"
+        )
+    digests = _DigestCache(cache_file)
+    files = tuple((path.name, digests.of(path)) for path in paths)
+    digests.save()
+    return files
+
+
+def _candidates(subset: Subset, data_dir: Path) -> list[tuple[Path, bool]]:
+    names = [f"libero_{subset.value}"]
+    if SUITE_OF[subset] not in names:
+        names.append(SUITE_OF[subset])
+    return [(data_dir / f"{n}_clean", True) for n in names] + [(data_dir / n, False) for n in names]
+
+
+def _resolve_assets(wanted: str) -> str:
+    from data_pipeline.sim.assets import find_official, resolve
+
+    if wanted == "official":
+        resolve(wanted)  # raises with the remedies
+    if wanted == "auto":
+        return OFFICIAL if find_official() else "builtin"
+    return wanted
+
+
+def _resolve_flow(wanted: str, sources: Mapping[Subset, DataSource]) -> str:
+    if wanted != "auto":
+        return wanted
+    recorded = [source for source in sources.values() if source.folder is not None and source.clean]
+    return "sim" if all(_has_states(source) for source in recorded) else "dis_chain"
+
+
+def _has_states(source: DataSource) -> bool:
+    """Whether files hold simulator states. Raw files are replayed first, so only clean ones need a look."""
+    import h5py
+
+    assert source.folder is not None
+    path = next(iter(sorted(source.folder.glob("*.hdf5"))))
+    try:
+        with h5py.File(path) as file:
+            demos = file["data"]
+            return all("states" in demos[name] for name in demos)
+    except (OSError, KeyError) as problem:
+        raise ConfigError(f"{path} is not a LIBERO demonstration file ({problem}); download it again") from problem
+
+
+class _DigestCache:
+    """sha256 of large files, remembered by path, size and modification time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.changed = False
+
+    def of(self, path: Path) -> str:
+        """Digest of a file's bytes."""
+        status = path.stat()
+        identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        if identity not in self.known:
+            self.known[identity] = file_sha256(path)
+            self.changed = True
+        return self.known[identity]
+
+    def save(self) -> None:
+        """Keep what was computed."""
+        if self.changed:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_synced(self.path, canonical_json(self.known) + "\n")
