@@ -7,15 +7,11 @@ numbers. What happens to one demonstration is in `replay`; here are all of them,
 
 from __future__ import annotations
 
-import ctypes
 import json
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +21,10 @@ from data_pipeline.hdf5_layout import DemoWriter, TaskInfo
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.replay import Verdict, regenerate_demo
+from data_pipeline.sim.pool import run_jobs
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
-
-POOL_ATTEMPTS = 3
 
 MakeEnv = Callable[[Subset, int, EnvConfig], "LiberoEnv"]
 
@@ -58,92 +53,34 @@ class Job:
         return Verdict(**json.loads(self.verdict_file.read_text(encoding="utf-8")))
 
 
-class _EnvCache:
-    """The environment of one task, as building one takes seconds."""
+class Regenerator:
+    """Does jobs; keeps the environment of the last task, as building one takes seconds."""
 
     def __init__(self, make_env: MakeEnv) -> None:
         self._make_env = make_env
         self._task: int | None = None
         self._env: LiberoEnv | None = None
 
-    def get(self, job: Job) -> LiberoEnv:
+    def run(self, job: Job) -> None:
+        """Regenerate one demonstration and store it and the verdict."""
+        job.part.parent.mkdir(parents=True, exist_ok=True)
+        verdict = regenerate_demo(self._environment(job), job.source, job.episode.demo, job.part)
+        partial_file = job.part.with_suffix(".json.partial")
+        partial_file.write_text(json.dumps(asdict(verdict)), encoding="utf-8")
+        os.replace(partial_file, job.verdict_file)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        if self._env is not None:
+            self._env.close()
+        self._env = None
+
+    def _environment(self, job: Job) -> LiberoEnv:
         if self._env is None or self._task != job.episode.task_id:
             self.close()
             self._env = self._make_env(job.episode.subset, job.episode.task_id, job.env)
             self._task = job.episode.task_id
         return self._env
-
-    def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-        self._env = None
-
-
-def _run_job(job: Job, cache: _EnvCache) -> None:
-    job.part.parent.mkdir(parents=True, exist_ok=True)
-    verdict = regenerate_demo(cache.get(job), job.source, job.episode.demo, job.part)
-    partial = job.part.with_suffix(".json.partial")
-    partial.write_text(json.dumps(asdict(verdict)), encoding="utf-8")
-    os.replace(partial, job.verdict_file)
-
-
-_worker_cache: _EnvCache | None = None  # of a worker process, set once by its initializer
-
-
-def _start_worker(make_env: MakeEnv) -> None:
-    global _worker_cache  # a process pool offers no other place for a worker's state
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    _worker_cache = _EnvCache(make_env)
-
-
-def _run_in_worker(job: Job) -> None:
-    assert _worker_cache is not None
-    _run_job(job, _worker_cache)
-
-
-def _run_here(jobs: list[Job], make_env: MakeEnv) -> Iterator[Job]:
-    cache = _EnvCache(make_env)
-    try:
-        for job in jobs:
-            _run_job(job, cache)
-            yield job
-    finally:
-        cache.close()
-
-
-def _run_in_pool(jobs: list[Job], make_env: MakeEnv, workers: int) -> Iterator[Job]:
-    """Yields jobs as they finish. A worker that dies takes the pool along: start again with what is left."""
-    for attempt in range(1, POOL_ATTEMPTS + 1):
-        left = [job for job in jobs if not job.done]
-        spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
-        pool = ProcessPoolExecutor(min(workers, len(left)) or 1, spawn, _start_worker, (make_env,))
-        try:
-            futures = {pool.submit(_run_in_worker, job): job for job in left}
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-            return
-        except BrokenProcessPool as error:
-            if attempt == POOL_ATTEMPTS:
-                raise EnvironmentProblem(
-                    f"a simulator worker died in {POOL_ATTEMPTS} attempts ({error}); "
-                    "check memory and software GL with `nora-ecot doctor`, or use fewer workers"
-                ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def run_jobs(jobs: list[Job], make_env: MakeEnv, workers: int, context: StageContext) -> None:
-    """Do what is not done yet. A stop is heeded after every demonstration."""
-    left = [job for job in jobs if not job.done]
-    context.report(len(jobs) - len(left), len(jobs), "")
-    context.checkpoint()
-    finished = _run_in_pool(left, make_env, workers) if workers > 1 and len(left) > 1 else _run_here(left, make_env)
-    for job in finished:
-        context.report(sum(j.done for j in jobs), len(jobs), str(job.episode))
-        context.checkpoint()
 
 
 def _at_resolution(info: TaskInfo, resolution: int) -> TaskInfo:
@@ -178,9 +115,9 @@ def assemble(jobs: list[Job], source: Hdf5Source, config: RegenerateSlice, folde
         outputs.append(target.name)
         metainfo[info.task_name] = {f"demo_{job.episode.demo}": asdict(v) for job, v in verdicts.items()}
     name = f"{SUITE_OF[config.subset]}_metainfo.json"
-    partial = folder / (name + ".partial")
-    partial.write_text(json.dumps(metainfo, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, folder / name)
+    partial_file = folder / (name + ".partial")
+    partial_file.write_text(json.dumps(metainfo, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial_file, folder / name)
     return [*outputs, name]
 
 
@@ -192,7 +129,7 @@ def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv
         Job(e, source.path(e.task_id), parts / f"{e.task_id:02d}" / f"{e.demo:04d}.hdf5", config.env)
         for e in source.list()
     ]
-    run_jobs(jobs, make_env, config.workers, context)
+    run_jobs(jobs, partial(Regenerator, make_env), config.workers, context, lambda job: str(job.episode))
     return assemble(jobs, source, config, context.work)
 
 
