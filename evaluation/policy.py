@@ -1,0 +1,187 @@
+"""Adapter -> Policy: prompt, constrained decoding, un-normalised actions.
+
+The prompt, the image and the statistics are training's own functions, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from configs.schema import EvaluateSlice, Mode, canonical, check
+from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.image_frame import policy_image
+from data_pipeline.libero_utils import MAX_STEPS
+from evaluation.decoding import ActionConstraint, CodeAutomaton
+from evaluation.episodes import make_protocol
+from evaluation.generation import Generator, Request, Written
+from evaluation.libero_eval import Subject
+from evaluation.policy_api import Decision, Observation
+from training.action_tokenizer import FastTokenizer
+from training.dataset import image_grid, patchify
+from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
+from training.lora_model import LoadedPolicy, load_adapter
+
+CHECKPOINT = "checkpoint-final"
+BASE = "base"
+LENGTH_STEP = 64
+"""In deterministic mode prompts are padded to a multiple of this, so that a row's length depends on the row alone."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How queries become forward passes."""
+
+    rows: int  # at most
+    fixed: bool  # always `rows` rows and lengths in steps: no result depends on who shares the batch
+    max_new_tokens: int  # of reasoning
+
+
+@dataclass(frozen=True)
+class _Query:
+    """An observation as tokens."""
+
+    request: Request
+    opening: tuple[int, ...]  # ids of the reasoning that stand in the prompt already
+    kept: tuple[int, ...]
+    think: bool
+
+
+class VlaPolicy:
+    """A vision-language-action model as a `Policy`."""
+
+    def __init__(self, loaded: LoadedPolicy, batching: Batching) -> None:
+        self._layout: Layout = loaded.layout
+        self._image_size = loaded.card.image_size
+        self._actions: FastTokenizer = loaded.action_tokenizer
+        self._statistics: ActionStatistics = loaded.statistics
+        self._tokenizer = loaded.tokenizer
+        self._batching = batching
+        end_state, count = self._actions.transitions()
+        self._generator = Generator(
+            loaded.model,
+            loaded.layout.vocabulary,
+            ActionConstraint(CodeAutomaton(coefficients=count, following=end_state), self._actions.num_coefficients),
+            action_tag_ids(loaded.layout),
+            barred_from_text(loaded),
+        )
+
+    def act(self, observations: Sequence[Observation]) -> list[Decision]:
+        """See Policy. Raises ConfigError if asked to think in a phase without reasoning."""
+        queries = [self._query(o) for o in observations]
+        decisions: dict[int, Decision] = {}
+        for (length, think), members in self._groups(queries).items():
+            for start in range(0, len(members), self._batching.rows):
+                part = members[start : start + self._batching.rows]
+                decisions.update(zip(part, self._decide([queries[i] for i in part], length, think=think), strict=True))
+        return [decisions[i] for i in range(len(observations))]
+
+    def _query(self, observation: Observation) -> _Query:
+        prompt = inference_prefix(self._layout, observation.instruction)
+        think = observation.think and not observation.kept
+        opening = opening_ids(self._layout) if think else ()
+        check(
+            bool(opening) or not think, f"phase {self._layout.phase.name!r} has no reasoning; evaluate it in no_think"
+        )
+        image = policy_image(observation.image, self._image_size)
+        request = Request(
+            (*prompt, *opening, *observation.kept),
+            patchify(torch.from_numpy(image[None])),
+            image_grid(1, self._image_size),
+        )
+        return _Query(request, opening, observation.kept, think)
+
+    def _groups(self, queries: Sequence[_Query]) -> dict[tuple[int, bool], list[int]]:
+        """Which queries may share a forward pass: (padded length, think) -> their positions."""
+        longest = max(len(q.request.prompt) for q in queries)
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for position, query in enumerate(queries):
+            stepped = -(-len(query.request.prompt) // LENGTH_STEP) * LENGTH_STEP
+            groups[(stepped if self._batching.fixed else longest, query.think)].append(position)
+        return groups
+
+    def _decide(self, queries: Sequence[_Query], length: int, *, think: bool) -> list[Decision]:
+        began = time.perf_counter()
+        requests = [q.request for q in queries]
+        if self._batching.fixed:
+            requests += [requests[0]] * (self._batching.rows - len(requests))
+        limit = self._batching.max_new_tokens
+        written = self._generator.generate(requests, length, think=think, max_new_tokens=limit)[: len(queries)]
+        decisions = [self._decision(query, row) for query, row in zip(queries, written, strict=True)]
+        seconds = (time.perf_counter() - began) / len(queries)
+        return [replace(d, seconds=seconds) for d in decisions]
+
+    def _decision(self, query: _Query, written: Written) -> Decision:
+        chunk = self._actions.decode(written.codes)
+        reasoning = (*query.opening, *written.text) if query.think else query.kept
+        return Decision(
+            actions=self._statistics.unnormalize(chunk),
+            reasoning=reasoning,
+            text=self._readable(reasoning) if query.think else "",
+            tokens=written.tokens,
+            free_decodable=written.free_decodable,
+            forced=written.forced,
+        )
+
+    def _readable(self, reasoning: tuple[int, ...]) -> str:
+        text = str(self._tokenizer.decode(list(reasoning), skip_special_tokens=False))
+        return text.removesuffix(ACTION_TAG).strip()
+
+
+def barred_from_text(loaded: LoadedPolicy) -> list[int]:
+    """Ids that a reasoning cannot hold: control tokens, action codes, rows without a name; flow codes may stand."""
+    vocabulary: Vocabulary = loaded.layout.vocabulary
+    flow = range(vocabulary.flow_start, vocabulary.flow_start + vocabulary.num_flows)
+    nameless = range(len(loaded.tokenizer), loaded.model.config.text_config.vocab_size)
+    return sorted({*loaded.tokenizer.added_tokens_decoder, *nameless} - set(flow))
+
+
+def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Subject:
+    """The policy that the stage evaluates.
+
+    adapter: output of a train stage, or a checkpoint folder itself; base: output of the base stage, or None for a hub
+    model. Raises ConfigError where the adapter does not fit the settings.
+    """
+    if config.trainer.torch_threads:
+        torch.set_num_threads(config.trainer.torch_threads)
+    checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
+    device = _device(config.trainer.device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    loaded = load_adapter(checkpoint, base / BASE if base is not None else None, device, dtype)
+    _check_fit(config, loaded)
+    batching = Batching(config.eval.batch_rows, config.eval.deterministic, config.eval.max_new_tokens)
+    card = canonical(loaded.card, key_only=False)
+    return Subject(VlaPolicy(loaded, batching), folder_digest(checkpoint), card)
+
+
+def _check_fit(config: EvaluateSlice, loaded: LoadedPolicy) -> None:
+    execute = make_protocol(config.eval, config.execute, MAX_STEPS[config.subset]).execute
+    card, phase = loaded.card, loaded.layout.phase
+    check(
+        execute <= card.horizon,
+        f"eval.protocol={config.eval.protocol} executes {execute} steps of each chunk, but this adapter predicts "
+        f"{card.horizon}; allowed: at most {card.horizon}",
+    )
+    can_think = Mode.THINK not in config.modes or bool(opening_ids(loaded.layout))
+    check(can_think, f"phase {phase.name!r} has no reasoning; allowed for eval.modes: no_think")
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 of every file's name and bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
