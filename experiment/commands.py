@@ -68,7 +68,7 @@ _NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase")
 def run(command: str, argv: Sequence[str], phase: str = "") -> int:
     """Parse a command's flags and do it. Returns the exit code. Raises ConfigError, EnvironmentProblem."""
     parser = Parser(
-        prog=f"scripts/{command}.py",
+        prog=f"scripts/{f'{command}_{phase}' if phase else command}.py",
         description=f"{COMMANDS[command]}. Further settings: key=value, e.g. preset=tiny lora.rank=8.",
         allow_abbrev=False,
     )
@@ -235,7 +235,8 @@ def _prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: S
     wanted = needed_subsets(config, subsets)
     places = _places(values)
     resolved = resolve(config, wanted, places.data_dir)
-    plain = compose.compose(phase, [f"preset={preset}"])
+    changed = bool(overrides or extra)
+    plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
     name = getattr(values, "name", "") or variant(resolved.config, _like(resolved.config, plain))
     return Prepared(resolved, (*said, *resolved.decisions), name)
 
