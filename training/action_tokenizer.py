@@ -34,7 +34,7 @@ _TWO_BYTE_LIMIT = 0x800  # code points below it take one or two UTF-8 bytes
 _HUB_FILES = ("tokenizer.json", "processor_config.json")
 
 
-class UndecodableAction(ValueError):  # noqa: N818
+class UndecodableAction(ValueError):
     """A code sequence does not spell exactly H x 7 coefficients in range."""
 
 
@@ -44,11 +44,11 @@ class Alphabet(Protocol):
     num_codes: int
 
     def spell(self, coefficients: np.ndarray) -> list[int]:
-        """int [N] -> codes."""
+        """Int [N] -> codes."""
         ...
 
     def read(self, codes: Sequence[int]) -> np.ndarray:
-        """codes -> int [N]. Raises UndecodableAction."""
+        """Codes -> int [N]. Raises UndecodableAction."""
         ...
 
     def transitions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ class FastTokenizer:
 
     @property
     def coefficients(self) -> np.ndarray:
-        """int [num_codes]: how many coefficients each code completes from state 0; -1 where it cannot stand."""
+        """Int [num_codes]: how many coefficients each code completes from state 0; -1 where it cannot stand."""
         return self.transitions()[1][0]
 
     def to_json(self) -> str:
@@ -184,7 +184,7 @@ def fit(chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int
     limit = math.ceil(scale * math.sqrt(2 * horizon))
     check(
         2 * limit + 1 <= num_codes and 2 * limit + 1 <= _PRIVATE_USE_SIZE,
-        f"action.codes={num_codes} cannot spell scale {scale:g} and horizon {horizon}; allowed: at least {2 * limit + 1}",
+        f"action.codes={num_codes} : scale {scale:g} and horizon {horizon} need at least {2 * limit + 1}",
     )
     tokenizer = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(

@@ -42,8 +42,8 @@ TAGS = (
 FLOW_TAG = "FLOW: "
 ACTION_TAG = "ACTION: "
 SYSTEM_PROMPT = "You are a helpful assistant."
-IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - a token's name
-END_TOKEN = "<|im_end|>"  # noqa: S105
+IMAGE_TOKEN = "<|image_pad|>"
+END_TOKEN = "<|im_end|>"
 
 _NO_OBJECTS = "none"
 _ANY_TAG = re.compile(r"(?<!\S)(" + "|".join((*TAGS, "FLOW", "ACTION")) + "):")

@@ -1,0 +1,64 @@
+"""The loss: sum over roles of weight_role * (sum of w * CE / sum of w, over that role's tokens in the global batch).
+
+So a role's weight means the same whatever its length, the accumulation or the number of pieces. Logits are made only
+where a token is a target. A role that is absent adds 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from configs.schema import Role
+from training.dataset import Batch
+from training.layout import IGNORE, ROLES
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """One entry per target token of a batch, K in all."""
+
+    losses: torch.Tensor  # float32 [K], cross-entropy
+    weights: torch.Tensor  # float32 [K]
+    roles: torch.Tensor  # int64 [K], index into ROLES
+    correct: torch.Tensor  # bool [K], the target has the largest logit
+
+
+def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
+    """Forward one batch. model: Qwen2.5-VL for generation, bare (unwrap a PeftModel with `get_base_model`)."""
+    hidden = model.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_token_type_ids=batch.mm_token_type_ids,
+        pixel_values=batch.pixel_values,
+        image_grid_thw=batch.image_grid_thw,
+        use_cache=False,
+    ).last_hidden_state  # [B, S, D]
+    labels = batch.labels[:, 1:]  # position t predicts token t + 1
+    target = labels != IGNORE
+    logits = model.lm_head(hidden[:, :-1][target]).float()  # [K, vocabulary]
+    wanted = labels[target]
+    return TokenLosses(
+        losses=F.cross_entropy(logits, wanted, reduction="none"),
+        weights=batch.loss_weights[:, 1:][target],
+        roles=batch.role[:, 1:][target],
+        correct=logits.detach().argmax(-1) == wanted,
+    )
+
+
+def role_shares(tokens: TokenLosses, totals: Mapping[Role, float]) -> dict[Role, torch.Tensor]:
+    """A batch's share of each role's mean over the global batch; summed over its batches, the mean."""
+    shares = {}
+    for role, total in totals.items():
+        mine = tokens.roles == ROLES.index(role)
+        shares[role] = (tokens.losses[mine] * tokens.weights[mine]).sum() / total
+    return shares
+
+
+def weighted_sum(shares: Mapping[Role, torch.Tensor], weights: Mapping[Role, float]) -> torch.Tensor:
+    """What is differentiated."""
+    return torch.stack([weights[role] * share for role, share in shares.items()]).sum()

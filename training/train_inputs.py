@@ -1,0 +1,96 @@
+"""What the stage `train` reads: episodes with the sidecars its phase needs, and the action tokenizer of its base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema import ConfigError, TrainSlice, check
+from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.contract import StageContext
+from data_pipeline.data_splitter import SPLIT_FILE, load_split
+from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.sidecar import load_annotations, load_flow_tokens
+from training import action_tokenizer
+from training.action_tokenizer import FastTokenizer
+from training.dataset import ACTION, FLOW, REASONING, TrainingData, load_training_data
+from training.lora_model import ACTION_TOKENIZER_FILE, TINY, BaseFolder
+
+
+def load_data(config: TrainSlice, context: StageContext, statistics: ActionStatistics) -> TrainingData:
+    """Training episodes of the subset, with the phase's sidecars. Raises ConfigError that names what is missing."""
+    wanted = config.phase.sources
+    unknown = [source for source in wanted if source not in (REASONING, FLOW)]
+    check(not unknown, f"phase {config.phase.name!r}: unknown source {unknown}; allowed: {REASONING}, {FLOW}, {ACTION}")
+    source = Hdf5Source(context.inputs["regenerate"], config.subset)
+    subset = config.subset.value
+    annotations = (
+        load_annotations(_sidecar(context, "annotate", "annotations.json", "generate_ecot", subset))
+        if REASONING in wanted
+        else None
+    )
+    flow = (
+        load_flow_tokens(_sidecar(context, "tokens", "flow_tokens.json", "preprocess_flow", subset))
+        if FLOW in wanted
+        else None
+    )
+    split = load_split(context.inputs["split"] / SPLIT_FILE)
+    data = load_training_data(
+        (source.open(episode) for episode in split.train),
+        {config.subset: statistics},
+        config.action.horizon,
+        config.model.image_size,
+        context.work / "frames.npy",
+        annotations,
+        flow,
+    )
+    source.close()
+    return data
+
+
+def _sidecar(context: StageContext, stage: str, file: str, script: str, subset: str) -> Path:
+    if stage not in context.inputs:
+        raise ConfigError(f"this phase needs {file} of libero_{subset}: run scripts/{script}.py --subset {subset}")
+    return context.inputs[stage] / file
+
+
+def find_actions(config: TrainSlice, base: BaseFolder, data: TrainingData) -> FastTokenizer:
+    """The base's own action tokenizer, else the configured FAST+ files, else a fit on this subset."""
+    action = config.action
+    saved = base.path / ACTION_TOKENIZER_FILE
+    if saved.is_file():
+        actions = action_tokenizer.load(saved)
+    elif action.tokenizer == "fit":
+        actions = action_tokenizer.fit(chunks(data), action.horizon, action.scale, action.codes)
+    else:
+        actions = action_tokenizer.from_hub_files(action.tokenizer, action.horizon)
+    check(
+        actions.horizon == action.horizon,
+        f"action.horizon={action.horizon}, but the base model's action tokenizer has horizon {actions.horizon}",
+    )
+    return actions
+
+
+def chunks(data: TrainingData) -> Iterator[np.ndarray]:
+    """Every normalised action chunk of the data."""
+    return (data.sample(number).parts[ACTION] for number in range(len(data)))
+
+
+def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:
+    """Codes of the flow tokenizer, 0 without flow. Raises ConfigError where they do not fit the base or the horizon."""
+    counts = {e.flow.num_codes for e in data.episodes if e.flow is not None}
+    check(len(counts) <= 1, f"the flow tokens of these episodes come from different tokenizers: {sorted(counts)} codes")
+    count = max(counts, default=0)
+    spare = config.model.flow_rows
+    check(
+        config.model.base != TINY or count <= spare,
+        f"{count} flow codes need more than the tiny base's spare rows; set model.flow_rows={count} (now {spare})",
+    )
+    horizons = {e.flow.k for e in data.episodes if e.flow is not None}
+    check(
+        horizons <= {config.action.horizon},
+        f"flow tokens of horizon {horizons}, action.horizon={config.action.horizon}",
+    )
+    return count
