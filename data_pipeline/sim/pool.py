@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
@@ -68,7 +68,7 @@ def run_jobs(
             context.checkpoint()
 
 
-def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Iterator[Job]:
+def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Generator[Job]:
     if not jobs:
         return
     worker = make_worker()
@@ -80,7 +80,7 @@ def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Iter
         worker.close()
 
 
-def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int) -> Iterator[Job]:
+def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int) -> Generator[Job]:
     """Yields jobs as they finish. A worker that dies takes the pool along: start again with what is left."""
     for attempt in range(1, _POOL_ATTEMPTS + 1):
         left = [job for job in jobs if not job.done]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
-from data_pipeline.sim.expert.geometry import nearest_rotation, pointing, pointing_down, rotation_z
+from data_pipeline.sim.expert.geometry import UP, nearest_rotation, pointing, pointing_down, rotation_z
 from data_pipeline.sim.expert.motion import Hand, Motion
 
-_UP = np.array([0.0, 0.0, 1.0])
 _DRAWER_OPEN = 0.14  # metres
 _KNOB_ON = 0.75  # radians, past LIBERO's threshold of 0.5
 _KNOB_STEP = 0.2
@@ -29,16 +28,16 @@ def _pull_handle(hand: Hand, joint: int, pitch: float) -> Motion:
     rotation = _facing(drawer.outwards, pitch, hand)
     back, handle, outwards = -rotation[:, 2], drawer.handle, drawer.outwards
     hand.gripper = GRIPPER_OPEN
-    yield from hand.go_to(handle + outwards * 0.12 + _UP * 0.15, rotation, tolerance=0.05, angle=0.4, steps=120)
+    yield from hand.go_to(handle + outwards * 0.12 + UP * 0.15, rotation, tolerance=0.05, angle=0.4, steps=120)
     yield from hand.go_to(handle + back * 0.08, rotation, tolerance=0.012, angle=0.10, steps=80)
     yield from hand.go_to(handle - back * 0.002, rotation, tolerance=0.006, steps=40, speed=0.4)
     yield from hand.close()
     for _ in range(4):
         yield from hand.go_to(hand.position + outwards * 0.06, rotation, tolerance=0.01, steps=25)
     yield from hand.open(5)
-    yield from hand.lift(back * 0.10 + _UP * 0.03, rotation)
+    yield from hand.lift(back * 0.10 + UP * 0.03, rotation)
     rest = hand.rest_rotation
-    yield from hand.go_to(hand.position + back * 0.04 + _UP * 0.12, rest, tolerance=0.05, angle=0.5, steps=50)
+    yield from hand.go_to(hand.position + back * 0.04 + UP * 0.12, rest, tolerance=0.05, angle=0.5, steps=50)
     home = np.array([*hand.home[:2], max(hand.position[2], hand.home[2])])
     yield from hand.go_to(home, rest, tolerance=0.06, angle=0.15, steps=60)
 
@@ -55,17 +54,15 @@ def close_drawer(hand: Hand, region: str) -> Motion:
         yield from _push_front(hand, joint, np.deg2rad(pitch), inwards=float(np.sign(-low)))
         if hand.scene.joint_value(joint) > -0.001:
             break
-    yield from hand.lift(hand.scene.slider(joint).outwards * 0.06 + _UP * 0.1, hand.rotation)
+    yield from hand.lift(hand.scene.slider(joint).outwards * 0.06 + UP * 0.1, hand.rotation)
 
 
 def _push_front(hand: Hand, joint: int, pitch: float, inwards: float) -> Motion:
     drawer = hand.scene.slider(joint)
     outwards, rotation = drawer.outwards, _facing(drawer.outwards, pitch, hand)
-    before = drawer.handle + outwards * 0.12 + _UP * 0.16
+    before = drawer.handle + outwards * 0.12 + UP * 0.16
     yield from hand.go_to(before, rotation, tolerance=0.05, angle=0.3, steps=60, patient=True)
-    yield from hand.go_to(
-        drawer.handle + outwards * 0.05 + _UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60
-    )
+    yield from hand.go_to(drawer.handle + outwards * 0.05 + UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60)
     for _ in range(45):
         aside = hand.scene.slider(joint).handle - hand.position
         aside -= outwards * (aside @ outwards)
@@ -86,14 +83,14 @@ def turn_knob(hand: Hand, fixture: str) -> Motion:
     rotation = nearest_rotation([pointing_down(thin), pointing_down(-thin)], hand.rotation)
     centre = np.array([*ridge[:, :2].mean(axis=0), top - 0.008])
     hand.gripper = GRIPPER_OPEN
-    above = centre + _UP * hand.style.approach + [*hand.style.sideways, 0]
+    above = centre + UP * hand.style.approach + np.array([*hand.style.sideways, 0.0])
     yield from hand.go_to(above, rotation, tolerance=0.03, steps=120)
-    yield from hand.go_to(centre + _UP * 0.03, rotation, tolerance=0.01, steps=50)
+    yield from hand.go_to(centre + UP * 0.03, rotation, tolerance=0.01, steps=50)
     yield from hand.go_to(centre, rotation, tolerance=0.006, steps=30, speed=0.4)
     yield from hand.close(8)
     yield from _twist(hand, joint, np.array([*axis[:2], centre[2]]), centre, rotation)
     yield from hand.open(5)
-    yield from hand.lift((0, 0, 0.12), None)
+    yield from hand.lift(0.12 * UP, None)
 
 
 def _twist(hand: Hand, joint: int, axis: np.ndarray, centre: np.ndarray, rotation: np.ndarray) -> Motion:
@@ -107,7 +104,7 @@ def _twist(hand: Hand, joint: int, axis: np.ndarray, centre: np.ndarray, rotatio
 
 def _facing(outwards: np.ndarray, pitch: float, hand: Hand) -> np.ndarray:
     """Hand that points against `outwards`, tilted down by `pitch` (0 horizontal), opening in the vertical plane."""
-    direction = -outwards * np.cos(pitch) - _UP * np.sin(pitch)
-    across = np.cross(outwards, _UP)
+    direction = -outwards * np.cos(pitch) - UP * np.sin(pitch)
+    across = np.cross(outwards, UP)
     candidates = [pointing(direction, np.cross(sign * across, direction)) for sign in (1, -1)]
     return nearest_rotation(candidates, hand.rotation)

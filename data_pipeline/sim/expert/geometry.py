@@ -9,6 +9,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+UP = np.array([0.0, 0.0, 1.0])
+
 _DENSE_LATTICE = 4000
 """Boxes with more lattice points than this are sampled at `_COARSE_SPACING` instead."""
 _COARSE_SPACING = 0.01
@@ -16,7 +18,7 @@ _MAX_POINTS_PER_AXIS = 60
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """rotation [3, 3] -> axis times angle [3], angle in [0, pi]."""
+    """Rotation matrix [3, 3] -> axis times angle [3], angle in [0, pi]."""
     quaternion = np.zeros(4)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
     if quaternion[0] < 0:

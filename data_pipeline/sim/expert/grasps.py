@@ -34,10 +34,10 @@ _LATTICE = 0.010
 _MAX_OFF_CENTRE = 0.006
 _MIN_CONTACTS = 3
 _CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
-_VOXEL = 0.004
+_PIXEL = 0.003
 
 
-class GraspNotFound(Exception):  # noqa: N818 - an outcome of the search
+class GraspNotFound(Exception):
     """No top-down grasp of the object is free of collisions."""
 
 
@@ -68,14 +68,15 @@ def find_grasp(
     `failed` grasps of the same object are avoided. Raises GraspNotFound.
     """
     low, top = object_points[:, 2].min(), object_points[:, 2].max()
-    target = _thin(object_points)
-    obstacles = _thin(_relevant(obstacle_points, origin, low))
+    everything = np.concatenate([object_points, _relevant(obstacle_points, origin, low)])
+    candidates = _candidates(object_points)
     centre = object_points.mean(axis=0)
-    solid = _narrowest(target) < _MAX_WIDTH
+    solid = _narrowest(_flat(object_points)) < _MAX_WIDTH
     best_cost, best = np.inf, None
     for z in sorted({max(top - depth, low + _MIN_HEIGHT) for depth in _DEPTHS}):
+        level = _Level.at(z, object_points, everything)
         for yaw in _YAWS:
-            found = _search_plane(target, obstacles, z, rest_yaw + yaw)
+            found = _search(level, candidates, rest_yaw + yaw)
             if len(found) == 0:
                 continue
             off_centre = np.linalg.norm(found[:, :2] - centre[:2], axis=1)
@@ -90,13 +91,10 @@ def find_grasp(
     return Grasp(position, rotation, yaw, position[:2] - origin[:2])
 
 
-def _thin(points: np.ndarray) -> np.ndarray:
-    """One point per voxel: overlapping boxes repeat points."""
-    if len(points) == 0:
-        return points
-    keys = np.round(points / _VOXEL).astype(np.int64) + (1 << 19)
-    packed = (keys[:, 0] << 40) | (keys[:, 1] << 20) | keys[:, 2]
-    return points[np.unique(packed, return_index=True)[1]]
+def _flat(points: np.ndarray) -> np.ndarray:
+    """Horizontal part [N, 2] of points [M, 3], one point per pixel."""
+    pixels = np.round(points[:, :2] / _PIXEL).astype(np.int64) + (1 << 19)
+    return points[np.unique((pixels[:, 0] << 20) | pixels[:, 1], return_index=True)[1], :2]
 
 
 def _relevant(obstacles: np.ndarray, origin: np.ndarray, low: float) -> np.ndarray:
@@ -109,24 +107,41 @@ def _narrowest(points: np.ndarray) -> float:
     return float(np.ptp(points[:, :2] @ np.stack([np.cos(angles), np.sin(angles)]), axis=0).min())
 
 
-def _search_plane(target: np.ndarray, obstacles: np.ndarray, z: float, yaw: float) -> np.ndarray:
-    """Survivors at one height and yaw: rows (x, y, width, slope, contacts)."""
-    axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
-    xy = _candidates(target)
-    places = xy @ axes.T
-    level = target[np.abs(target[:, 2] - z) < _PAD_HALF_DEPTH]
-    if len(level) == 0:
+@dataclass(frozen=True)
+class _Level:
+    """What matters to a hand at one height, each cloud flat, [N, 2]."""
+
+    gripped: np.ndarray  # of the object, between the pads
+    fingers: np.ndarray  # beside the fingers
+    between: np.ndarray  # between the fingers, too high
+    palm: np.ndarray
+    wrist: np.ndarray
+
+    @classmethod
+    def at(cls, z: float, target: np.ndarray, everything: np.ndarray) -> _Level:
+        height = everything[:, 2] - z
+        return cls(
+            gripped=_flat(target[np.abs(target[:, 2] - z) < _PAD_HALF_DEPTH]),
+            fingers=_flat(everything[(height > -_FINGER_BELOW) & (height < _FINGER_TOP)]),
+            between=_flat(everything[height > _BETWEEN_TOP]),
+            palm=_flat(everything[height > _PALM_HEIGHT]),
+            wrist=_flat(everything[height > _WRIST_HEIGHT]),
+        )
+
+
+def _search(level: _Level, candidates: np.ndarray, yaw: float) -> np.ndarray:
+    """Survivors among candidates [C, 2] at one height and yaw: rows (x, y, width, slope, contacts)."""
+    if len(level.gripped) == 0:
         return np.zeros((0, 5))
-    grips = _grips(level[:, :2] @ axes.T, places)
+    axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]]).T
+    places = candidates @ axes
+    grips = _grips(level.gripped @ axes, places)
     keep = grips[:, 0] >= _MIN_CONTACTS
     keep &= (np.abs(grips[:, 1]) <= _MAX_OFF_CENTRE) & (grips[:, 2] <= _MAX_WIDTH)
-    if not keep.any():
-        return np.zeros((0, 5))
-    everything = np.concatenate([target, obstacles])
-    everything = everything[everything[:, 2] > z - _FINGER_BELOW]
-    free = _is_free(everything[:, :2] @ axes.T, everything[:, 2] - z, places[keep])
-    chosen = np.flatnonzero(keep)[free]
-    return np.column_stack([xy[chosen], grips[chosen][:, [2, 3, 0]]])
+    chosen = np.flatnonzero(keep)
+    if len(chosen):
+        chosen = chosen[_is_free(level, axes, places[chosen])]
+    return np.column_stack([candidates[chosen], grips[chosen][:, [2, 3, 0]]])
 
 
 def _candidates(target: np.ndarray) -> np.ndarray:
@@ -158,16 +173,20 @@ def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.column_stack([count, middle, width, slope])
 
 
-def _is_free(points: np.ndarray, heights: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Whether the hand fits at places [C, 2], given all points [N, 2] in (u, w) and their heights above the grip site."""
+def _is_free(level: _Level, axes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Whether the hand fits at places [C, 2] in (u, w)."""
+    hits = _hits(level.fingers @ axes, places, (_FINGER_REACH - 0.001, _FINGER_OUTER), _FINGER_HALF_DEPTH)
+    hits |= _hits(level.between @ axes, places, (-1.0, _FINGER_OUTER), _FINGER_HALF_DEPTH)
+    hits |= _hits(level.palm @ axes, places, (-1.0, _PALM_HALF[0]), _PALM_HALF[1])
+    hits |= _hits(level.wrist @ axes, places, (-1.0, _WRIST_HALF[0]), _WRIST_HALF[1])
+    return np.logical_not(hits)
+
+
+def _hits(points: np.ndarray, places: np.ndarray, along: tuple[float, float], across: float) -> np.ndarray:
+    """Whether any point lies at a distance of `along` (from, to) in u and up to `across` in w; [C]."""
     u = np.abs(points[None, :, 0] - places[:, None, 0])
     w = np.abs(points[None, :, 1] - places[:, None, 1])
-    z = heights[None]
-    fingers = (w < _FINGER_HALF_DEPTH) & (u > _FINGER_REACH - 0.001) & (u < _FINGER_OUTER) & (z < _FINGER_TOP)
-    between = (w < _FINGER_HALF_DEPTH) & (u <= _FINGER_OUTER) & (z > _BETWEEN_TOP)
-    palm = (u < _PALM_HALF[0]) & (w < _PALM_HALF[1]) & (z > _PALM_HEIGHT)
-    wrist = (u < _WRIST_HALF[0]) & (w < _WRIST_HALF[1]) & (z > _WRIST_HEIGHT)
-    return ~(fingers | between | palm | wrist).any(axis=1)
+    return np.any((w < across) & (u > along[0]) & (u < along[1]), axis=1)
 
 
 def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:

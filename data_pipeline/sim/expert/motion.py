@@ -108,11 +108,9 @@ class Hand:
         if self.position[2] < height - 0.02:
             yield from self.go_to(np.array([*self.position[:2], height]), rotation, tolerance=tolerance)
 
-    def lift(
-        self, by: np.ndarray | tuple[float, float, float], rotation: np.ndarray | None, tolerance: float = 0.03
-    ) -> Motion:
+    def lift(self, by: np.ndarray, rotation: np.ndarray | None, tolerance: float = 0.03) -> Motion:
         """Move by an offset."""
-        yield from self.go_to(self.position + np.asarray(by), rotation, tolerance=tolerance)
+        yield from self.go_to(self.position + by, rotation, tolerance=tolerance)
 
     def close(self, steps: int = 10) -> Motion:
         """Close the fingers where the hand is, pressing lightly."""

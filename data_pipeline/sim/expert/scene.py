@@ -87,7 +87,7 @@ class Scene:
 
     def satisfied(self, goal: Goal) -> bool:
         """Whether LIBERO counts the predicate as true now."""
-        return bool(self._env.raw._eval_predicate(list(goal)))  # noqa: SLF001 - LIBERO offers nothing public
+        return bool(self._env.raw._eval_predicate(list(goal)))
 
     def joint_value(self, joint: int) -> float:
         """Position of a slide or hinge joint, metres or radians."""
@@ -121,7 +121,7 @@ class Scene:
         return self._cloud(self._geoms({int(self.model.jnt_bodyid[joint])}), _OBJECT_SPACING)
 
     def obstacle_points(self, held: str, near: np.ndarray) -> np.ndarray:
-        """Solid cloud [N, 3] of everything within `_NEARBY` of a point but the robot, the arena and the object `held`."""
+        """Solid cloud [N, 3] near a point, without the robot, the arena and the object `held`."""
         own = self._subtree(self._env.raw.obj_body_id[held])
         geoms = [g for g in self._solid if self._is_obstacle(g, own) and self._is_near(g, near)]
         return self._cloud(geoms, _OBSTACLE_SPACING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
+from data_pipeline.sim.expert.geometry import UP
 from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Motion
 
@@ -14,7 +15,7 @@ _CEILING_ABOVE_TABLE = 1.45  # metres: the arm reaches no higher
 _CEILING_ABOVE_FLOOR = 0.75
 
 
-class ExpertFailure(Exception):  # noqa: N818 - an outcome, not an error
+class ExpertFailure(Exception):
     """The expert gives up; the message is the reason, named after what did not work."""
 
 
@@ -30,17 +31,17 @@ def pick(hand: Hand, name: str, failed: list[Grasp]) -> Motion:
         except GraspNotFound:
             if attempt == _PICK_ATTEMPTS - 1:
                 raise ExpertFailure(f"no free grasp of {name}") from None
-            yield from hand.lift((0, 0, 0.05), None)
+            yield from hand.lift(0.05 * UP, None)
             continue
         height = hand.scene.position(name)[2]
         yield from _reach(hand, name, grasp)
         yield from hand.close()
-        yield from hand.lift((0, 0, 0.08), grasp.rotation, tolerance=0.02)
+        yield from hand.lift(0.08 * UP, grasp.rotation, tolerance=0.02)
         if hand.scene.position(name)[2] - height > _LIFTED:
             return
         failed.append(grasp)
         yield from hand.open(4)
-        yield from hand.lift((0, 0, 0.05), None)
+        yield from hand.lift(0.05 * UP, None)
     raise ExpertFailure(f"grasps of {name} do not hold")
 
 
@@ -59,9 +60,9 @@ def _reach(hand: Hand, name: str, grasp: Grasp) -> Motion:
     if np.linalg.norm((goal - hand.position)[:2]) > 0.05:
         yield from hand.rise_to(clear)
     above = np.array([*goal[:2], max(goal[2] + hand.style.approach, min(clear, hand.position[2]))])
-    yield from hand.go_to(above + [*hand.style.sideways, 0], rotation, tolerance=0.03, angle=0.15)
-    yield from hand.go_to(goal + [0, 0, 0.07], rotation, tolerance=0.012, angle=0.08, steps=60)
-    yield from hand.go_to(goal + [0, 0, 0.035], rotation, tolerance=0.006, angle=0.06, steps=40, speed=0.7)
+    yield from hand.go_to(above + np.array([*hand.style.sideways, 0.0]), rotation, tolerance=0.03, angle=0.15)
+    yield from hand.go_to(goal + 0.07 * UP, rotation, tolerance=0.012, angle=0.08, steps=60)
+    yield from hand.go_to(goal + 0.035 * UP, rotation, tolerance=0.006, angle=0.06, steps=40, speed=0.7)
     yield from hand.go_to(goal, rotation, tolerance=0.004, steps=40, speed=0.5)
 
 
@@ -83,7 +84,7 @@ def place(hand: Hand, name: str, at: np.ndarray, support: float, release: float 
     target, _ = _placing_pose(hand, name, at, support + release)
     yield from hand.go_to(target, rotation, tolerance=0.008, steps=60, speed=0.6)
     yield from hand.open()
-    yield from hand.lift((0, 0, 0.12), rotation)
+    yield from hand.lift(0.12 * UP, rotation)
     yield from hand.wait(8)
 
 
@@ -107,7 +108,7 @@ def drag(hand: Hand, name: str, to: np.ndarray) -> Motion:
         start = origin[:2] + path / length * (radius - 0.055)
         yield from _press_into(hand, start, origin[2] + 0.013, above=float(points[:, 2].max()) + 0.12)
         yield from _pull(hand, name, to, origin[2] + 0.007)
-        yield from hand.lift((0, 0, 0.10), hand.rest_rotation)
+        yield from hand.lift(0.10 * UP, hand.rest_rotation)
 
 
 def _press_into(hand: Hand, start: np.ndarray, height: float, above: float) -> Motion:

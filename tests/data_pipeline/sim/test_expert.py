@@ -1,0 +1,115 @@
+"""The scripted expert: grasp search on made-up clouds, and whole tasks in the simulator."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import EnvConfig, Look, Subset
+from data_pipeline.contract import GRIPPER_CLOSE
+from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.replay import noop_mask
+from data_pipeline.sim.expert.expert import run_expert
+from data_pipeline.sim.expert.geometry import pointing_down, rotation_about, rotation_vector
+from data_pipeline.sim.expert.grasps import GraspNotFound, find_grasp
+from data_pipeline.sim.expert.motion import Hand, Style
+
+NOTHING = np.zeros((0, 3))
+
+
+def block(centre, half, spacing=0.005):
+    axes = [np.arange(c - h, c + h + 1e-9, spacing) for c, h in zip(centre, half, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+class TestGeometry:
+    @given(st.floats(0.01, 3.1), st.tuples(*[st.floats(-1, 1)] * 3).filter(lambda a: np.linalg.norm(a) > 0.1))
+    def test_rotation_vector_inverts_rotation_about(self, angle, axis):
+        expected = np.array(axis) / np.linalg.norm(axis) * angle
+        assert np.allclose(rotation_vector(rotation_about(np.array(axis), angle)), expected, atol=1e-6)
+
+    def test_a_hand_pointing_down_is_a_rotation(self):
+        rotation = pointing_down(np.array([0.3, -0.8, 0.5]))
+        assert np.allclose(rotation @ rotation.T, np.eye(3))
+        assert np.linalg.det(rotation) == pytest.approx(1)
+        assert np.allclose(rotation[:, 2], [0, 0, -1])
+
+
+class TestGraspSearch:
+    def test_a_long_block_is_held_across_its_narrow_side_near_the_middle(self):
+        points = block((0.4, 0.1, 0.05), (0.10, 0.02, 0.05))
+        grasp = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0)
+        assert abs(grasp.rotation[1, 0]) == pytest.approx(1)  # the fingers open along y
+        assert np.linalg.norm(grasp.position[:2] - [0.4, 0.1]) < 0.012
+
+    def test_a_disc_wider_than_the_hand_has_no_grasp(self):
+        points = block((0.4, 0.1, 0.05), (0.12, 0.12, 0.01), spacing=0.01)
+        points = points[np.linalg.norm(points[:, :2] - [0.4, 0.1], axis=1) < 0.12]
+        with pytest.raises(GraspNotFound):
+            find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0)
+
+    def test_a_wall_beside_the_block_turns_the_grasp(self):
+        points = block((0.4, 0.1, 0.05), (0.02, 0.02, 0.05))
+        walls = np.concatenate([block((0.4, 0.1 + side, 0.045), (0.10, 0.005, 0.045)) for side in (0.04, -0.04)])
+        free = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=np.pi / 2)
+        turned = find_grasp(points, walls, points.mean(axis=0), rest_yaw=np.pi / 2)
+        assert abs(free.rotation[1, 0]) > 0.9
+        assert abs(turned.rotation[1, 0]) < 0.4
+
+    def test_a_failed_grasp_is_not_tried_again(self):
+        points = block((0.4, 0.1, 0.05), (0.10, 0.02, 0.05))
+        origin = points.mean(axis=0)
+        first = find_grasp(points, NOTHING, origin, rest_yaw=0.0)
+        second = find_grasp(points, NOTHING, origin, rest_yaw=0.0, failed=(first,))
+        assert not second.resembles(first.offset, first.yaw)
+
+
+class StillScene:
+    """A hand that is where it should be."""
+
+    hand_position = np.array([0.1, 0.2, 0.3])
+    hand_rotation = pointing_down(np.array([1.0, 0, 0]))
+
+
+def test_a_hand_at_rest_still_does_no_noop():
+    hand = Hand(StillScene(), Style())
+    actions = np.array([*hand.close(8), *hand.open(8), *hand.wait(5)])
+    assert not noop_mask(actions).any()
+    assert np.linalg.norm(actions[:, :6], axis=1).min() > 0.01
+    assert (actions[:8, 6] == GRIPPER_CLOSE).all()
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("subset", "task", "init_states"), [(Subset.OBJECT, 0, (3, 17)), (Subset.GOAL, 7, (5,)), (Subset.LONG, 5, (8,))]
+)
+def test_the_expert_solves_official_initial_states_without_a_noop(subset, task, init_states):
+    from data_pipeline.sim.environment import LiberoEnv
+
+    env = LiberoEnv(subset, task, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
+    try:
+        for index in init_states:
+            env.reset(0, index)
+            env.settle()
+            actions = []
+            attempt = run_expert(env, np.random.default_rng(index), MAX_STEPS[subset], actions.append)
+            assert attempt.success, attempt.reason
+            assert attempt.steps == len(actions)
+            assert not noop_mask(np.array(actions)).any()
+            assert np.abs(actions).max() <= 1
+    finally:
+        env.close()
+
+
+@pytest.mark.sim
+def test_an_unsolvable_time_limit_is_a_named_failure():
+    from data_pipeline.sim.environment import LiberoEnv
+
+    env = LiberoEnv(Subset.GOAL, 8, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
+    try:
+        env.reset(0, 0)
+        attempt = run_expert(env, np.random.default_rng(0), 5)
+        assert (attempt.success, attempt.steps) == (False, 5)
+        assert "5 steps" in attempt.reason
+    finally:
+        env.close()
