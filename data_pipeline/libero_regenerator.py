@@ -122,8 +122,13 @@ def assemble(jobs: list[Job], source: Hdf5Source, config: RegenerateSlice, folde
 
 
 def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv) -> list[str]:
-    """The stage with the environment passed in (a picklable callable)."""
+    """The stage with the environment passed in (a picklable callable).
+
+    Raises ConfigError for the first demonstration that cannot be used, before any is replayed.
+    """
     source = Hdf5Source(context.inputs["demos"], config.subset)
+    for episode in source.list():
+        source.open(episode)  # reads and checks all but the images: milliseconds each
     parts = context.work / "parts"
     jobs = [
         Job(e, source.path(e.task_id), parts / f"{e.task_id:02d}" / f"{e.demo:04d}.hdf5", config.env)

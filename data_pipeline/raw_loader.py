@@ -22,30 +22,8 @@ import numpy as np
 
 from configs.schema import ConfigError, OfficialSlice, Subset
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem, Episode, EpisodeId, StageContext
-from data_pipeline.hdf5_layout import (
-    IMAGE_KEYS,
-    OBSERVATION_WIDTHS,
-    SUFFIX,
-    DemoRecord,
-    DemoWriter,
-    TaskInfo,
-    copy_demo,
-    write_demo,
-)
+from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS, SUFFIX, TaskInfo
 from data_pipeline.libero_utils import demo_file, task_names
-
-__all__ = [
-    "DemoRecord",
-    "DemoWriter",
-    "Hdf5Source",
-    "ReplayStart",
-    "TaskInfo",
-    "copy_demo",
-    "list_demos",
-    "read_replay",
-    "run_official",
-    "write_demo",
-]
 
 
 @dataclass(frozen=True)
@@ -97,6 +75,19 @@ def _read(group: h5py.Group, key: str, width: int | None = None, steps: int | No
         row = int(np.argwhere(~np.isfinite(values))[0, 0])
         raise ConfigError(f"{where} has a value that is not finite at step {row}; remove this demonstration")
     return values
+
+
+def _read_actions(group: h5py.Group) -> np.ndarray:
+    """[T, 7], checked to lie in [-1, 1]."""
+    actions = _read(group, "actions", ACTION_DIM)
+    outside = np.argwhere(np.abs(actions) > 1 + 1e-6)
+    if len(outside):
+        step, dimension = outside[0].tolist()
+        raise ConfigError(
+            f"{group.file.filename}: {group.name}/actions is {actions[step, dimension]:g} at step {step}, dimension "
+            f"{dimension}; allowed: -1 to 1 (OSC pose deltas, then the gripper)"
+        )
+    return actions
 
 
 def _demo_group(file: h5py.File, demo: int) -> h5py.Group:
@@ -153,12 +144,16 @@ def fixtures_of_model(model_file: str) -> dict[str, tuple[float, ...]]:
 
 def _fixtures(group: h5py.Group) -> dict[str, tuple[float, ...]]:
     if "fixture_poses" in group.attrs:
-        return {k: tuple(v) for k, v in json.loads(_text(group.attrs["fixture_poses"])).items()}
+        return {k: tuple(v) for k, v in _json_attribute(group, "fixture_poses").items()}
     return fixtures_of_model(_text(group.attrs.get("model_file", "")))
 
 
-def _fingerprint(group: h5py.Group) -> dict[str, Any]:
-    return json.loads(_text(group.attrs.get("fingerprint", "{}")))
+def _json_attribute(group: h5py.Group, name: str) -> dict[str, Any]:
+    """A JSON object; {} where there is none. Raises ConfigError that names file, demonstration and attribute."""
+    try:
+        return json.loads(_text(group.attrs.get(name, "{}")))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{group.file.filename}: {group.name}: attribute {name} is not JSON ({error})") from error
 
 
 def read_replay(path: Path, demo: int) -> ReplayStart:
@@ -169,7 +164,7 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
     """
     with open_hdf5(path) as file:
         group = _demo_group(file, demo)
-        actions = _read(group, "actions", ACTION_DIM)
+        actions = _read_actions(group)
         states = _read(group, "states", steps=len(actions))
         ours = "settle_steps" in group.attrs
         return ReplayStart(
@@ -179,7 +174,7 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
             settle_steps=int(_text(group.attrs["settle_steps"])) if ours else 0,
             fixture_poses=_fixtures(group),
             seed=int(_text(group.attrs.get("seed", 0))),
-            fingerprint=_fingerprint(group),
+            fingerprint=_json_attribute(group, "fingerprint"),
             model_file=_text(group.attrs.get("model_file", "")),
         )
 
@@ -229,7 +224,7 @@ class Hdf5Source:
         path, info = self.path(episode.task_id), self.info(episode.task_id)
         with open_hdf5(path) as file:
             group = _demo_group(file, episode.demo)
-            actions = _read(group, "actions", ACTION_DIM)
+            actions = _read_actions(group)
             steps = len(actions)
             keys = ("ee_pos", "ee_ori", "gripper_states")
             proprio = [_read(group, f"obs/{key}", OBSERVATION_WIDTHS[key], steps) for key in keys]
@@ -241,7 +236,7 @@ class Hdf5Source:
                 proprio=np.concatenate(proprio, axis=1).astype(np.float32),
                 states=_read(group, "states", steps=steps) if "states" in group else None,
                 fixtures=_fixtures(group),
-                fingerprint=_fingerprint(group),
+                fingerprint=_json_attribute(group, "fingerprint"),
                 success=bool(group.attrs.get("success", True)),  # the official files hold successes only
                 read_frames=partial(read_frames, path, episode.demo),
             )

@@ -210,6 +210,11 @@ NAN[4, 2] = np.nan
         ("actions", NAN, "not finite at step 4"),
         ("actions", np.zeros((0, 7)), "is empty"),
         ("actions", np.zeros((12, 6)), r"shape \[12, 6\]; expected \[T, 7\]"),
+        (
+            "actions",
+            np.full((12, 7), 0.05) * np.arange(12)[:, None] * 2,
+            r"actions is 1.1 at step 11, dimension 0; allowed",
+        ),
         ("obs/ee_pos", None, "is missing"),
         ("obs/ee_pos", np.zeros((11, 3)), "has 11 rows where actions has 12"),
         ("states", np.full((12, 20), np.inf), "not finite at step 0"),
@@ -223,6 +228,13 @@ def test_a_bad_demonstration_is_named(folder: Path, key: str, values: np.ndarray
     with pytest.raises(ConfigError, match=message) as error:
         source.open(EpisodeId(Subset.OBJECT, 0, 1))
     assert f"{path}: /data/demo_1/{key}" in str(error.value)
+
+
+def test_a_damaged_attribute_is_named(folder: Path) -> None:
+    with h5py.File(demo_file(folder, Subset.OBJECT, 0), "r+") as file:
+        file["data/demo_0"].attrs["fingerprint"] = "{"
+    with pytest.raises(ConfigError, match="/data/demo_0: attribute fingerprint is not JSON"):
+        Hdf5Source(folder, Subset.OBJECT).open(FIRST)
 
 
 def test_missing_images_are_named(folder: Path) -> None:
