@@ -1,0 +1,88 @@
+"""Stand-ins for the real stages with the same outputs, for tests of the command line: milliseconds instead of minutes.
+
+Each output's content is a digest of the stage's configuration and inputs, so that whatever reaches a stage can be seen.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from configs.schema import canonical
+from experiment.stages import STAGES, StageKind, digest
+
+MODULE = "tests.helpers.toy_study"
+
+
+def install(monkeypatch):
+    """Replace every stage of the table, in this process; specs carry the function's name to the workers."""
+    for name, kind in list(STAGES.items()):
+        toy = StageKind(f"{MODULE}:{name}", "light", kind.version, 0.1)
+        monkeypatch.setitem(STAGES, name, dataclasses.replace(toy))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+
+def _write(context, config, *names):
+    inputs = {name: sorted(os.listdir(folder)) for name, folder in context.inputs.items()}
+    content = {"config": canonical(config), "inputs": inputs}
+    for name in names:
+        path = context.work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**content, "digest": digest([name, content])}))
+    context.report(1, 1, "toy")
+    return sorted({name.partition("/")[0] for name in names})
+
+
+def demos(config, context):
+    return _write(context, config, *(f"task{task}_demo.hdf5" for task in config.tasks), "demos.json")
+
+
+def official(config, context):
+    return _write(context, config, *(name for name, _ in config.files))
+
+
+def regenerate(config, context):
+    return _write(context, config, "task0_demo.hdf5", "libero_metainfo.json")
+
+
+def split(config, context):
+    return _write(context, config, "split.json")
+
+
+def stats(config, context):
+    return _write(context, config, "dataset_statistics.json")
+
+
+def annotate(config, context):
+    return _write(context, config, "annotations.json")
+
+
+def flow(config, context):
+    return _write(context, config, "flow.npz")
+
+
+def tokens(config, context):
+    return _write(context, config, "flow_tokens.json")
+
+
+def base(config, context):
+    return _write(context, config, "base/model.safetensors", "metrics.jsonl")
+
+
+def train(config, context):
+    return _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
+
+
+def evaluate(config, context):
+    assert (context.inputs["adapter"] / "checkpoint-final").is_dir()
+    outputs = _write(context, config, "videos/one.mp4")
+    (context.work / "summary.json").write_text(json.dumps({"errors": 0, "trials": config.eval.num_trials}))
+    (context.work / "episodes.jsonl").write_text('{"outcome": "success"}\n')
+    return [*outputs, "summary.json", "episodes.jsonl"]
+
+
+def report(config, context):
+    (context.work / "results.md").write_text("".join(f"| {slug} |\n" for slug in config.runs))
+    (context.work / "results.csv").write_text("csv")
+    (context.work / "results.html").write_text("html")
+    return ["results.md", "results.csv", "results.html"]

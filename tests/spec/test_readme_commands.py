@@ -1,0 +1,150 @@
+"""Every command of the user's README works verbatim, in order, on the default paths.
+
+The stages are toys; flags, paths, the order of work and what feeds what are real. `tests/spec/test_tiny_study.py`
+(slow) runs the real ones.
+"""
+
+import json
+import shlex
+
+import pytest
+
+from experiment.cli import main
+from tests.helpers import toy_study
+
+COMMANDS = """
+python scripts/regenerate_libero.py --libero_task_suite libero_object --libero_raw_data_dir ./data/libero_object \
+    --libero_target_dir ./data/libero_object_clean --image_resolution 256
+python scripts/regenerate_libero.py --libero_task_suite libero_spatial --libero_raw_data_dir ./data/libero_spatial \
+    --libero_target_dir ./data/libero_spatial_clean
+python scripts/regenerate_libero.py --libero_task_suite libero_goal --libero_raw_data_dir ./data/libero_goal \
+    --libero_target_dir ./data/libero_goal_clean
+python scripts/regenerate_libero.py --libero_task_suite libero_10 --libero_raw_data_dir ./data/libero_10 \
+    --libero_target_dir ./data/libero_10_clean
+python scripts/run_experiment.py --phase baseline --subset object
+python scripts/run_experiment.py --phase text_cot --subset object --llm-api-key YOUR_API_KEY
+python scripts/run_experiment.py --phase text_flow_cot --subset object --llm-api-key YOUR_API_KEY
+python scripts/run_experiment.py --all-phases --all-subsets --llm-api-key YOUR_API_KEY
+python scripts/generate_ecot.py --subset object --api-key YOUR_OPENAI_API_KEY --model gpt-4 \
+    --output annotations/object_ecot.json
+python scripts/preprocess_flow.py --subset object --output flow_tokens/object_flow.json
+python scripts/train_baseline.py --subset object --data_dir ./data --output_dir ./outputs
+python scripts/train_text_cot.py --subset object --ecot_annotations annotations/object_ecot.json \
+    --reasoning_dropout_prob 0.5
+python scripts/train_text_flow_cot.py --subset object --ecot_annotations annotations/object_ecot.json \
+    --flow_tokens flow_tokens/object_flow.json
+python scripts/evaluate.py --model_type baseline --libero_subset object \
+    --lora_path outputs/baseline/object/checkpoint-final --num_trials 50
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty working directory with a space and Chinese characters in its name, without CUDA."""
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    folder = tmp_path / "my 项目"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def type_in(command):
+    """Do what the script does, in this process."""
+    words = shlex.split(command)
+    assert words[0] == "python"
+    name = words[1].removeprefix("scripts/").removesuffix(".py")
+    if name.startswith("train_"):
+        return main("train", words[2:], phase=name.removeprefix("train_"))
+    return main(name, words[2:])
+
+
+def commands():
+    return [line for line in COMMANDS.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_verbatim_in_order(project, capsys):
+    for subset in ("object", "spatial", "goal", "long"):
+        assert type_in(f"python scripts/generate_demos.py --subset {subset}") == 0
+    capsys.readouterr()
+    for command in commands():
+        assert type_in(command) == 0, f"{command}\n{capsys.readouterr()}"
+    for phase in ("baseline", "text_cot", "text_flow_cot"):
+        for subset in ("spatial", "object", "goal", "long"):
+            assert (project / "outputs" / phase / subset / "checkpoint-final" / "adapter_model.safetensors").is_file()
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    assert len(table) == 12
+    assert table[0] == "| baseline/spatial |"
+    summary = project / "outputs" / "eval_results" / "baseline" / "object" / "summary.json"
+    assert json.loads(summary.read_text())["trials"] == 50
+    assert (project / "data" / "libero_object_clean" / "task0_demo.hdf5").is_file()
+    assert (project / "data" / "libero_object_expert" / "demos.json").is_file()
+    assert (project / "annotations" / "object_ecot.json").is_file()
+
+
+def test_no_secret_stays(project, capsys):
+    assert type_in("python scripts/generate_ecot.py --subset object --api-key CANARY-123 --output a.json") == 0
+    said = capsys.readouterr().out
+    assert "no paid call" in said
+    assert "CANARY-123" not in said
+    assert not [p for p in project.rglob("*") if p.is_file() and b"CANARY-123" in p.read_bytes()]
+
+
+def test_without_demonstrations_the_message_names_the_remedy(project, capsys):
+    assert type_in(commands()[0]) == 78
+    assert "generate_demos.py --subset object" in capsys.readouterr().err
+
+
+def test_same_command_again_runs_nothing_and_a_deleted_adapter_redoes_its_own(project, capsys):
+    everything = "python scripts/run_experiment.py --all-phases --all-subsets"
+    assert type_in(everything) == 0
+    capsys.readouterr()
+    assert type_in(everything) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+    import shutil
+
+    shutil.rmtree(project / "outputs" / "text_cot" / "object")
+    assert type_in(everything) == 0
+    started = [line.partition("start ")[2] for line in capsys.readouterr().out.splitlines() if "] 0:0" in line and "start" in line]
+    assert started == ["train text_cot/object", "evaluate text_cot/object", "report"]
+    assert (project / "outputs" / "text_cot" / "object" / "checkpoint-final").is_dir()
+    assert type_in(everything) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_report_again_gives_the_same_bytes(project):
+    assert type_in("python scripts/run_experiment.py --phase baseline --subset object") == 0
+    path = project / "outputs" / "eval_results" / "results.md"
+    before = path.read_bytes()
+    path.unlink()
+    assert type_in("python scripts/make_report.py") == 0
+    assert path.read_bytes() == before
+
+
+def test_rows_of_earlier_runs_stay_in_the_table(project):
+    assert type_in("python scripts/run_experiment.py --phase text_cot --subset goal") == 0
+    assert type_in("python scripts/run_experiment.py --phase baseline --subset object") == 0
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    assert table == ["| baseline/object |", "| text_cot/goal |"]
+
+
+def test_changed_settings_get_their_own_folder(project):
+    assert type_in("python scripts/train_text_cot.py --subset object --reasoning_dropout_prob 0.3") == 0
+    assert (project / "outputs" / "text_cot@prob0.3" / "object" / "checkpoint-final").is_dir()
+    assert type_in("python scripts/train_text_cot.py --subset object --lora_rank 8 --name small") == 0
+    assert (project / "outputs" / "text_cot@small" / "object").is_dir()
+
+
+def test_annotations_of_the_user_are_an_input_by_content(project, capsys):
+    assert type_in("python scripts/train_text_cot.py --subset object --ecot_annotations missing.json") == 2
+    assert "generate_ecot.py --subset object --output missing.json" in capsys.readouterr().err
+    (project / "mine.json").write_text("{}")
+    mine = "python scripts/train_text_cot.py --subset object --ecot_annotations mine.json"
+    assert type_in(mine) == 0
+    assert type_in(mine) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    (project / "mine.json").write_text("{ }")
+    assert type_in(mine + " --dry-run") == 0
+    out = capsys.readouterr().out
+    assert "another input annotate" in out
