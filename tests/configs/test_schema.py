@@ -188,9 +188,9 @@ def test_every_setting_has_a_type_that_build_understands() -> None:
             assert known, f"{cls.__name__}.{name}: {hint}"
 
 
-def test_only_speed_is_left_out_of_keys() -> None:
+def test_only_speed_and_names_are_left_out_of_keys() -> None:
     """A field left out of the key that changes a result would make two different results one."""
     left_out = {f.name for cls in every_dataclass() for f in dataclasses.fields(cls) if not f.metadata.get("key", True)}
     assert left_out <= {
-        "workers", "sim_workers", "num_workers", "device", "log_every", "checkpoint_every", "folder",
+        "label", "workers", "sim_workers", "num_workers", "device", "log_every", "checkpoint_every", "folder",
     }  # fmt: skip
