@@ -99,6 +99,7 @@ class PhaseSpec:
 
     name: str
     segments: tuple[Segment, ...]
+    label: str = not_in_key("")  # what tables call it; empty: its name
 
     def __post_init__(self) -> None:
         check(

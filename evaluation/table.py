@@ -1,0 +1,204 @@
+"""Finished evaluations -> one table: rows are phases by mode, columns are suites. Pure; reads only what it is given.
+
+Numbers of different protocols, environments or base models never share a table: `check_mergeable` refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import ConfigError, Mode, Subset
+from evaluation.episodes import EpisodeResult, Outcome
+from evaluation.statistics import Difference, Interval, PairedCounts, holm, mcnemar_exact, pair, paired_difference, wilson
+
+COLUMNS = tuple(Subset)
+AVERAGE = "average"
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One adapter's evaluation and training, as read from files."""
+
+    slug: str  # phase/subset
+    subset: Subset
+    summary: Mapping[str, Any]
+    episodes: tuple[EpisodeResult, ...]
+    losses: tuple[Mapping[str, Any], ...]  # rows of metrics.jsonl, () without training
+
+    @property
+    def phase(self) -> str:
+        """What stands before the subset in the slug."""
+        return self.slug.rpartition("/")[0]
+
+    @property
+    def label(self) -> str:
+        """For people: the phase's label, with what tells a variant apart."""
+        spec = self.summary["card"].get("phase", {})
+        name, _, variant = self.phase.partition("@")
+        return (spec.get("label") or name) + (f" @{variant}" if variant else "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Successes of one row on one suite, or on all. Errors are not trials."""
+
+    successes: int
+    trials: int
+    errors: int
+
+    @property
+    def rate(self) -> float:
+        """Share of successes; 0 without trials."""
+        return self.successes / self.trials if self.trials else 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson, 95 %."""
+        return wilson(self.successes, self.trials)
+
+    def text(self) -> str:
+        """For example `12/30 · 40 % [25, 58]`, with `n=5/6 (1 error)` where the simulator broke."""
+        if not self.trials:
+            share = f"{DASH} "
+        else:
+            low, high = self.interval.low, self.interval.high
+            share = f"{self.successes}/{self.trials} · {percent(self.rate)} % [{percent(low)}, {percent(high)}]"
+        if not self.errors:
+            return share
+        plural = "" if self.errors == 1 else "s"
+        return f"{share} n={self.trials}/{self.trials + self.errors} ({self.errors} error{plural})"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    phase: str
+    label: str
+    mode: str
+    cells: Mapping[str, Cell]  # by subset, and AVERAGE; absent: not run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows on the episodes that both have."""
+
+    first: Row
+    second: Row
+    counts: PairedCounts
+    difference: Difference  # second minus first
+    p_value: float
+    adjusted: float  # Holm, over all comparisons of the table
+
+
+def percent(share: float) -> str:
+    """Whole percent."""
+    return f"{100 * share:.0f}"
+
+
+def check_mergeable(records: Sequence[RunRecord]) -> None:
+    """Raise ConfigError where two evaluations differ in protocol, environment or base model."""
+    for record in records[1:]:
+        ours, theirs = _conditions(records[0]), _conditions(record)
+        for what, value in ours.items():
+            if theirs[what] != value:
+                raise ConfigError(
+                    f"{records[0].slug} and {record.slug} cannot share a table: {what} differs "
+                    f"({_difference(value, theirs[what])}). Evaluate both again under one setting, or report them apart"
+                )
+
+
+def _conditions(record: RunRecord) -> dict[str, Any]:
+    # The step limit is the suite's own, so it differs between columns by design.
+    protocol = {k: v for k, v in record.summary["protocol"].items() if k != "max_steps"}
+    return {
+        "protocol": protocol,
+        "environment fingerprint": record.summary["fingerprint"],
+        "base model": record.summary["card"].get("base", ""),
+    }
+
+
+def _difference(a: Any, b: Any) -> str:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+        return "; ".join(f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in keys)
+    return f"{a!r} and {b!r}"
+
+
+def make_rows(records: Sequence[RunRecord]) -> list[Row]:
+    """Rows by mode, then by phase in the order given, so that phases stand under each other."""
+    phases = list(dict.fromkeys(record.phase for record in records))
+    rows: list[Row] = []
+    for mode in Mode:
+        for phase in phases:
+            members = [r for r in records if r.phase == phase]
+            cells = {r.subset.value: cell for r in members if (cell := _cell(_of(r, mode.value))) is not None}
+            if cells:
+                rows.append(Row(phase, members[0].label, mode.value, _with_average(cells)))
+    return rows
+
+
+def task_cells(records: Sequence[RunRecord], row: Row) -> dict[tuple[str, int], Cell]:
+    """(subset, task) -> counts of one row."""
+    found: dict[tuple[str, int], Cell] = {}
+    for record in records:
+        episodes = _of(record, row.mode) if record.phase == row.phase else []
+        for task in sorted({e.key.task_id for e in episodes}):
+            cell = _cell([e for e in episodes if e.key.task_id == task])
+            assert cell is not None
+            found[(record.subset.value, task)] = cell
+    return found
+
+
+def compare(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:
+    """Each row with the next of its mode, pooled over suites, on the episodes that both finished."""
+    couples = [(a, b) for a, b in zip(rows, rows[1:], strict=False) if a.mode == b.mode]
+    counted = [(a, b, _paired(records, a, b)) for a, b in couples]
+    counted = [(a, b, counts) for a, b, counts in counted if counts.pairs]
+    p_values = [mcnemar_exact(counts) for _, _, counts in counted]
+    return [
+        Comparison(a, b, counts, paired_difference(counts), p, adjusted)
+        for (a, b, counts), p, adjusted in zip(counted, p_values, holm(p_values), strict=True)
+    ]
+
+
+def _of(record: RunRecord, mode: str) -> list[EpisodeResult]:
+    return [e for e in record.episodes if e.key.mode == mode]
+
+
+def _cell(episodes: Sequence[EpisodeResult]) -> Cell | None:
+    if not episodes:
+        return None
+    errors = sum(e.outcome is Outcome.ERROR for e in episodes)
+    return Cell(sum(e.outcome is Outcome.SUCCESS for e in episodes), len(episodes) - errors, errors)
+
+
+def _with_average(cells: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Add the pooled cell where every suite was run: an average over fewer is another number."""
+    if set(cells) != {subset.value for subset in COLUMNS}:
+        return dict(cells)
+    return {**cells, AVERAGE: _pooled(cells.values())}
+
+
+def _pooled(cells: Iterable[Cell]) -> Cell:
+    listed = list(cells)
+    return Cell(sum(c.successes for c in listed), sum(c.trials for c in listed), sum(c.errors for c in listed))
+
+
+def _paired(records: Sequence[RunRecord], first: Row, second: Row) -> PairedCounts:
+    ours, theirs = _outcomes(records, first), _outcomes(records, second)
+    shared = sorted(ours.keys() & theirs.keys())
+    return pair([ours[key] for key in shared], [theirs[key] for key in shared])
+
+
+def _outcomes(records: Sequence[RunRecord], row: Row) -> dict[tuple[str, int, int, int], bool]:
+    return {
+        (record.subset.value, e.key.task_id, e.key.init_state, e.key.seed): e.outcome is Outcome.SUCCESS
+        for record in records
+        if record.phase == row.phase
+        for e in _of(record, row.mode)
+        if e.outcome is not Outcome.ERROR
+    }
