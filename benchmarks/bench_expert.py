@@ -78,7 +78,9 @@ def measure(subset: Subset, task_id: int, init_states: range, assets: str) -> di
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
     return found.stdout.strip()
 
 

@@ -50,7 +50,7 @@ def close_drawer(hand: Hand, region: str) -> Motion:
     handle = hand.scene.slider(joint).handle
     over = np.array([*hand.position[:2], max(hand.position[2], handle[2] + 0.22)])
     yield from hand.go_to(over, hand.rest_rotation, tolerance=0.04, angle=0.3)
-    for pitch in (50, 25, 15):
+    for pitch in (40, 25, 55):
         yield from _push_front(hand, joint, np.deg2rad(pitch), inwards=float(np.sign(-low)))
         if hand.scene.joint_value(joint) > -0.001:
             break
@@ -59,7 +59,7 @@ def close_drawer(hand: Hand, region: str) -> Motion:
 
 def _push_front(hand: Hand, joint: int, pitch: float, inwards: float) -> Motion:
     drawer = hand.scene.slider(joint)
-    outwards, rotation = drawer.outwards, _facing(drawer.outwards, pitch, hand)
+    outwards, rotation = drawer.outwards, _facing(drawer.outwards, pitch, hand, flat=True)
     before = drawer.handle + outwards * 0.12 + UP * 0.16
     yield from hand.go_to(before, rotation, tolerance=0.05, angle=0.3, steps=60, patient=True)
     yield from hand.go_to(drawer.handle + outwards * 0.05 + UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60)
@@ -102,9 +102,13 @@ def _twist(hand: Hand, joint: int, axis: np.ndarray, centre: np.ndarray, rotatio
             return
 
 
-def _facing(outwards: np.ndarray, pitch: float, hand: Hand) -> np.ndarray:
-    """Hand that points against `outwards`, tilted down by `pitch` (0 horizontal), opening in the vertical plane."""
+def _facing(outwards: np.ndarray, pitch: float, hand: Hand, *, flat: bool = False) -> np.ndarray:
+    """Hand that points against `outwards`, tilted down by `pitch` (0 horizontal).
+
+    `flat`: it opens sideways and is thin in height; otherwise it opens in the vertical plane.
+    """
     direction = -outwards * np.cos(pitch) - UP * np.sin(pitch)
     across = np.cross(outwards, UP)
-    candidates = [pointing(direction, np.cross(sign * across, direction)) for sign in (1, -1)]
+    opening = across if flat else np.cross(across, direction)
+    candidates = [pointing(direction, sign * opening) for sign in (1, -1)]
     return nearest_rotation(candidates, hand.rotation)
