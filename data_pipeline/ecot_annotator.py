@@ -23,11 +23,13 @@ from data_pipeline.sidecar import merge_annotations, save_annotations
 from data_pipeline.templates import (
     ARRIVED,
     CLOSING,
-    LIFTING,
+    LEAVING,
     OFFSETS,
+    PLAN_STEPS,
     REASONS,
+    REGRASPING,
     RELEASING,
-    RETRACTING,
+    RISEN,
     SUBTASKS,
     TRAVEL,
     choose,
@@ -39,6 +41,7 @@ from data_pipeline.templates import (
 
 MIN_VISIBLE = 0.1  # of an object's silhouette, for it to be listed
 MIN_OFFSET_M = 0.015  # a shorter one along an axis is not worth a word
+MIN_OFFSET_SHARE = 0.25  # nor is one below this share of the largest
 SOURCE = {
     "task": "rules",
     "plan": "rules",
@@ -143,7 +146,7 @@ def offset_phrase(vector: np.ndarray) -> str:
     terms = [
         f"{round(abs(v) * 100)} cm {sides[0 if v > 0 else 1]}"
         for v, sides in zip(vector, _SIDES, strict=True)
-        if abs(v) >= MIN_OFFSET_M
+        if abs(v) >= max(MIN_OFFSET_M, MIN_OFFSET_SHARE * float(np.abs(vector).max()))
     ]
     return " and ".join([", ".join(terms[:-1]), terms[-1]] if len(terms) > 1 else terms)
 
@@ -171,7 +174,8 @@ class _Words:
         order = _order(segments)
         if len(order) > 1:
             return ", then ".join(self._goal_phrase(goal) for goal in order)
-        return ", ".join(self._brief(part, first=index == 0) for index, part in enumerate(segments))
+        first = SUBTASKS[segments[0].kind].format(**self.names[segments[0].goal])
+        return ", ".join([first, *(PLAN_STEPS[part.kind].format(**self.names[part.goal]) for part in segments[1:])])
 
     def say(self, variants: Sequence[str], part: Segment) -> str:
         """One of the variants, the same throughout a segment."""
@@ -180,13 +184,15 @@ class _Words:
 
     def move_reasoning(self, track: SceneTrack, part: Segment, step: int, move: str) -> str:
         """Why the hand moves now: what the gripper is doing, or how far what it wants is."""
-        if "gripper" in move and self.goals[part.goal].places:
-            return self.say(CLOSING if "close" in move else RELEASING, part)
+        if "open gripper" in move:
+            return self.say(RELEASING if part.kind in ("place", "retract") else REGRASPING, part)
         match part.kind:
+            case "grasp" | "grasp handle":
+                return self.say(CLOSING, part)
             case "lift":
-                return self.say(LIFTING, part)
+                return self._risen(track, part, step)
             case "retract":
-                return self.say(RETRACTING, part)
+                return self.say(LEAVING, part)
             case "open" | "close" | "turn on":
                 return self._travel(track, part, step)
             case _:
@@ -194,9 +200,7 @@ class _Words:
 
     def _offset(self, track: SceneTrack, part: Segment, step: int) -> str:
         goal = self.goals[part.goal]
-        kind = {"grasp": "reach", "grasp handle": "reach handle", "place": "move", "push": "move"}.get(
-            part.kind, part.kind
-        )
+        kind = {"place": "move", "push": "move"}.get(part.kind, part.kind)
         thing = track.position[step, track.index(goal.subject)]
         target = track.target[step, part.goal]
         vector = {"reach": thing - track.grip_position[step], "move": target - thing}.get(
@@ -204,6 +208,10 @@ class _Words:
         )
         offset = offset_phrase(vector)
         return self.say(OFFSETS[kind], part).replace("{offset}", offset) if offset else self.say([ARRIVED[kind]], part)
+
+    def _risen(self, track: SceneTrack, part: Segment, step: int) -> str:
+        height = track.position[:, track.index(self.goals[part.goal].subject), 2]
+        return RISEN.format(cm=max(round(100 * float(height[step] - height[part.start])), 0))
 
     def _travel(self, track: SceneTrack, part: Segment, step: int) -> str:
         joint = track.joint[:, part.goal]
@@ -215,15 +223,6 @@ class _Words:
         predicate, names = self.goals[goal].predicate, self.names[goal]
         verbs = {"open": "open the {thing}", "close": "close the {thing}", "turnon": "turn on the {thing}"}
         return verbs.get(predicate, "put the {thing} {where}").format(**names)
-
-    def _brief(self, part: Segment, *, first: bool) -> str:
-        """A subtask within a plan: what has been named once is "it"."""
-        text = SUBTASKS[part.kind]
-        if part.kind == "retract":
-            return "move away"
-        return (text if first else text.replace("the {thing}", "it").replace("the {handle}", "it")).format(
-            **self.names[part.goal]
-        )
 
 
 def _names(track: SceneTrack, labels: tuple[str, ...], goal: Goal) -> dict[str, str]:

@@ -60,35 +60,48 @@ SUBTASKS: Mapping[str, str] = {
     "turn on": "turn on the {thing}",
     "retract": "move away from the {thing}",
 }
+PLAN_STEPS: Mapping[str, str] = {
+    "grasp": "grasp",
+    "lift": "lift",
+    "move": "carry to the {goal_owner}",
+    "place": "place {where}",
+    "push": "push {where}",
+    "grasp handle": "grasp",
+    "open": "open",
+    "close": "close",
+    "turn on": "turn",
+    "retract": "move away",
+}
 REASONS: Mapping[str, Sequence[str]] = {
-    "reach": ("the gripper is empty", "the {thing} is not held yet", "the {thing} must be fetched first"),
-    "grasp": ("the gripper is at the {thing}", "the {thing} is within reach"),
-    "lift": ("the {thing} is held", "the {thing} is between the fingers"),
-    "move": ("the {thing} is held and off the ground", "the {thing} hangs in the gripper"),
-    "place": ("the {thing} is near its place", "the {goal_owner} is close now"),
-    "push": ("the {thing} is not at its place yet", "the {thing} has to slide"),
-    "reach handle": ("the {thing} is not reached yet", "the {handle} must be touched first"),
-    "grasp handle": ("the gripper is at the {handle}", "the {handle} is within reach"),
-    "open": ("the {thing} is not open yet", "the {thing} must come out further"),
-    "close": ("the {thing} is not closed yet", "the {thing} must close further"),
-    "turn on": ("the {thing} is not on yet", "the {thing} is still off"),
-    "retract": ("the {thing} is let go", "the work on the {thing} is over"),
+    "reach": ("the gripper is empty", "nothing is held yet", "it must be fetched first"),
+    "grasp": ("the gripper is there", "it is within reach"),
+    "lift": ("it is held", "it is in the gripper"),
+    "move": ("it is held and lifted", "it hangs in the gripper"),
+    "place": ("it is near its place", "the {goal_owner} is near now"),
+    "push": ("it is not there yet", "it has to slide"),
+    "reach handle": ("it is not touched yet", "the gripper is not there yet"),
+    "grasp handle": ("the gripper is there", "it is within reach"),
+    "open": ("it is not open yet", "it must come out further"),
+    "close": ("it is not closed yet", "it must close further"),
+    "turn on": ("it is not on yet", "it is still off"),
+    "retract": ("it is let go", "this part is done"),
 }
 OFFSETS: Mapping[str, Sequence[str]] = {
     # {offset}: "6 cm left and 11 cm below"
-    "reach": ("the {thing} is {offset}", "from the gripper, the {thing} is {offset}"),
+    "reach": ("it is {offset}", "the {thing} is {offset}"),
     "move": ("its place is {offset}", "the {goal_owner} is {offset}"),
-    "reach handle": ("the {handle} is {offset}", "from the gripper, the {handle} is {offset}"),
+    "reach handle": ("it is {offset}", "the {handle} is {offset}"),
 }
 ARRIVED: Mapping[str, str] = {
-    "reach": "the gripper is at the {thing}",
-    "move": "the {thing} is at its place",
-    "reach handle": "the gripper is at the {handle}",
+    "reach": "the gripper is at it",
+    "move": "it is at its place",
+    "reach handle": "the gripper is at it",
 }
-LIFTING = ("it can come up", "the way up is free")
-RETRACTING = ("the gripper can leave", "nothing is held any more")
-CLOSING = ("the {thing} is between the fingers", "the fingers are around the {thing}")
-RELEASING = ("the {thing} is where it belongs", "the {thing} can be let go")
+RISEN = "it has risen {cm} cm"
+LEAVING = ("the gripper can leave", "the work here is done")
+CLOSING = ("it is between the fingers", "the fingers are around it")
+RELEASING = ("it is where it belongs", "it can be let go")
+REGRASPING = ("the grip has to be tried again", "it is not in the grip")
 TRAVEL = {"drawer": "it has slid {cm} cm", "other": "it has turned {degrees} degrees"}
 
 

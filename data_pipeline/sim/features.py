@@ -21,7 +21,7 @@ from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, POINT_GRID, EnvironmentProblem, Episode
 from data_pipeline.gripper_positions import is_visible, project
 from data_pipeline.image_frame import ImageFrame, convert_image, convert_points
-from data_pipeline.libero_utils import demo_file
+from data_pipeline.libero_utils import SUITE_OF, demo_file
 from data_pipeline.scene import Goal, Moment, SceneTrack
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.rendering import Camera
@@ -77,18 +77,22 @@ class Replayer:
             self.close()
             self._env = LiberoEnv(subset, task_id, self._config)
         self._env.reset(seed=0)
-        self._env.set_fixture_poses(dict(episode.fixtures))
+        try:
+            self._env.set_fixture_poses(dict(episode.fixtures))
+        except ValueError as error:
+            raise EnvironmentProblem(f"{episode.id}: {error}; {_remedy(episode)}") from error
         return self._env
 
 
 def _states(episode: Episode) -> np.ndarray:
-    if episode.states is None or not episode.fixtures:
-        subset = episode.id.subset.value
-        raise EnvironmentProblem(
-            f"{episode.id} has no simulator states with fixture poses, which exact features need; regenerate it with "
-            f"`python scripts/regenerate_libero.py --libero_task_suite libero_{subset} ...`"
-        )
+    if episode.states is None:
+        raise EnvironmentProblem(f"{episode.id} has no simulator states, which exact features need; {_remedy(episode)}")
     return episode.states
+
+
+def _remedy(episode: Episode) -> str:
+    suite = SUITE_OF[episode.id.subset]
+    return f"regenerate it with `python scripts/regenerate_libero.py --libero_task_suite {suite}`"
 
 
 def moment(env: LiberoEnv) -> Moment:
@@ -284,7 +288,7 @@ def _owner(name: str, known: tuple[str, ...]) -> str:
 def _joints(env: LiberoEnv, name: str) -> list[str]:
     region = env.raw.object_sites_dict.get(name)
     if region is not None:
-        return list(region.joints)
+        return list(region.joints or ())  # None for regions of a table
     return list(env.raw.get_object(name).joints) if name in env.fixture_names else []
 
 
