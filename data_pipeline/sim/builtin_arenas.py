@@ -39,7 +39,7 @@ _LIVING_ROOM_TABLE_POSE = {"pos": (-0.25, 0.25, 0), "quat": (0.707, 0, 0, 0.707)
 
 def arena_file(name: str, entry: dict[str, Any]) -> tuple[str, bytes]:
     """(path, MJCF) of one arena."""
-    assets = [element("texture", _SKY)] + _textures_of(name)
+    assets = [element("texture", _SKY), *_textures_of(name)]
     assets += [element("material", {"name": key, "reflectance": 0, **look}) for key, look in _MATERIALS.items()]
     world = _anchored(name, entry["geoms"])
     world += [_furniture(piece) for piece in entry["furniture"]]

@@ -125,7 +125,7 @@ TURNED: dict[str, Turned] = {
 """Profiles read off the collision boxes and the measured extents."""
 
 COLOURS: dict[str, tuple[Rgb, ...]] = {
-    "akita_black_bowl": ((35, 35, 38),),
+    "akita_black_bowl": (*(((35, 35, 38),) * 9), (95, 95, 100)),
     "black_book": ((38, 38, 42),),
     "chefmate_8_frypan": ((52, 52, 54),),
     "flat_stove": ((60, 60, 64),),

@@ -21,7 +21,7 @@ from libero.libero.envs import TASK_MAPPING  # noqa: E402
 from libero.libero.envs.bddl_utils import get_problem_info  # noqa: E402
 from robosuite.utils.errors import RandomizationError  # noqa: E402
 
-from configs.schema import EnvConfig, Stepping, Subset  # noqa: E402
+from configs.schema import EnvConfig, Subset  # noqa: E402
 from data_pipeline import libero_utils  # noqa: E402
 from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem  # noqa: E402
 from data_pipeline.sim import assets, rendering  # noqa: E402
@@ -56,8 +56,9 @@ class LiberoEnv:
         self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
         self._fixtures = {name: self.body_of(name) for name in self.fixture_names}
         self._pristine_poses = self.model.body_pos.copy(), self.model.body_quat.copy()
+        self._pristine_sites = self.model.site_rgba.copy()
         self._restore_compiled_poses()
-        self._stepper = Stepper(self.raw, config.stepping is Stepping.FAST)
+        self._stepper = Stepper(self.raw, config.stepping)
         self._renderer: Renderer | None = None
         rendering.apply_look(self.model, config.look)
 
@@ -104,8 +105,14 @@ class LiberoEnv:
             self.step(NO_OP)
 
     def step(self, action: np.ndarray) -> bool:
-        """One control step (50 ms). action: float [7] in [-1, 1], clipped. Returns success now; draws nothing."""
-        self._stepper.step(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        """One control step (50 ms). action: float [7] in [-1, 1], clipped. Returns success now; draws nothing.
+
+        Raises ValueError for another shape or an action that is not finite.
+        """
+        action = np.asarray(action, np.float64)
+        if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
+            raise ValueError(f"an action has {ACTION_DIM} finite numbers, got {action}")
+        self._stepper.step(np.clip(action, -1.0, 1.0))
         done = self.success()
         mujoco.mj_kinematics(self.model, self.data)  # positions after the last substep, not before it
         mujoco.mj_comPos(self.model, self.data)
@@ -238,6 +245,7 @@ class LiberoEnv:
         gripper.current_action = np.zeros(gripper.dof)
         with quiet():
             self.raw.reset()
+        self._stepper.attach()
 
     def _restore_compiled_poses(self) -> None:
         """The constructor's own reset has moved the fixtures: note where the MJCF has them."""

@@ -6,7 +6,9 @@ pixel for pixel robosuite's; the other looks leave out what costs most. Pictures
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -97,7 +99,10 @@ class Renderer:
         kept = visual.global_.offwidth, visual.global_.offheight, visual.quality.offsamples
         visual.global_.offwidth = visual.global_.offheight = self._resolution
         visual.quality.offsamples = samples
-        context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        try:
+            context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        except mujoco.FatalError as problem:
+            raise EnvironmentProblem(f"OpenGL cannot draw ({problem}). {GL_REMEDY}") from problem
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)
         visual.global_.offwidth, visual.global_.offheight, visual.quality.offsamples = kept
         return context
@@ -162,10 +167,22 @@ def _options() -> mujoco.MjvOption:
     return options
 
 
-def _gl_context(resolution: int) -> mujoco.GLContext:
+def _gl_context(resolution: int) -> Any:
+    """A context of the backend that `boot` chose, whether or not mujoco was imported before."""
     try:
-        context = mujoco.GLContext(resolution, resolution)
+        context = _context_class()(resolution, resolution)
         context.make_current()
     except (ImportError, RuntimeError, AttributeError) as problem:  # what mujoco raises depends on the backend
         raise EnvironmentProblem(f"no OpenGL context ({problem}). {GL_REMEDY}") from problem
     return context
+
+
+def _context_class() -> Any:
+    match os.environ.get("MUJOCO_GL"):
+        case "egl":
+            from mujoco.egl import GLContext
+        case "osmesa":
+            from mujoco.osmesa import GLContext
+        case _:
+            from mujoco import GLContext
+    return GLContext

@@ -1,0 +1,57 @@
+"""Names of suites and tasks against LIBERO's own table, and the aliases a user may type."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+from pathlib import Path
+
+import pytest
+
+from configs.schema import ConfigError, Subset
+from data_pipeline import libero_utils
+
+
+@pytest.mark.parametrize("text", ["long", "libero_long", "libero_10", "10", "LIBERO-10", " Libero_Long "])
+def test_the_long_suite_has_many_names(text: str) -> None:
+    assert libero_utils.parse_subset(text) is Subset.LONG
+
+
+@pytest.mark.parametrize("subset", list(Subset))
+def test_every_suite_is_known_by_its_own_name(subset: Subset) -> None:
+    assert libero_utils.parse_subset(subset.value) is subset
+    assert libero_utils.parse_subset(libero_utils.SUITE_OF[subset]) is subset
+
+
+def test_a_misspelt_subset_is_an_error_that_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'spatial'"):
+        libero_utils.parse_subset("libero_spatail")
+
+
+@pytest.mark.parametrize("subset", list(Subset))
+def test_tasks_are_liberos_in_its_order(subset: Subset) -> None:
+    spec = importlib.util.find_spec("libero")
+    assert spec is not None
+    root = Path(next(iter(spec.submodule_search_locations or []))) / "libero"
+    table = runpy.run_path(str(root / "benchmark" / "libero_suite_task_map.py"))["libero_task_map"]
+    suite = libero_utils.SUITE_OF[subset]
+    assert list(libero_utils.task_names(subset)) == table[suite]
+    for task_id, name in enumerate(table[suite]):
+        assert libero_utils.task_id_of(subset, name) == task_id
+        assert (root / "bddl_files" / suite / f"{name}.bddl").is_file()
+
+
+def test_instructions_lose_the_scene_and_the_underscores() -> None:
+    long = libero_utils.task_names(Subset.LONG)
+    assert libero_utils.instruction(long[8]) == "put both moka pots on the stove"
+    assert libero_utils.instruction(libero_utils.task_names(Subset.GOAL)[7]) == "turn on the stove"
+    everything = [libero_utils.instruction(n) for s in Subset for n in libero_utils.task_names(s)]
+    assert len(set(everything)) == 40
+    assert all(text == text.lower() and "scene" not in text and "_" not in text for text in everything)
+
+
+def test_demo_files_are_named_as_the_official_ones() -> None:
+    path = libero_utils.demo_file(Path("x"), Subset.OBJECT, 3)
+    assert path == Path("x/pick_up_the_bbq_sauce_and_place_it_in_the_basket_demo.hdf5")
+    with pytest.raises(ConfigError, match="is not a task of libero_goal"):
+        libero_utils.task_id_of(Subset.GOAL, "turn_off_the_stove")
