@@ -76,7 +76,7 @@ def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, poo
         "modes": {mode.value: summarise([r for r in results if r.key.mode == mode.value]) for mode in config.modes},
         "errors": sum(r.outcome is Outcome.ERROR for r in results),
         "videos": [
-            _film_name(key) for key in _to_film(config, keys) if (context.work / VIDEOS / _film_name(key)).is_file()
+            film_name(key) for key in _to_film(config, keys) if (context.work / VIDEOS / film_name(key)).is_file()
         ],
     }
     _write(context.work / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
@@ -102,7 +102,7 @@ def _run_missing(
         caption = (
             f"{result.instruction}  [{result.key.mode}, init state {result.key.init_state}: {result.outcome.value}]"
         )
-        write_film(context.work / VIDEOS / _film_name(result.key), film, caption)
+        write_film(context.work / VIDEOS / film_name(result.key), film, caption)
 
     Engine(
         subset=config.subset,
@@ -173,7 +173,7 @@ def _to_film(config: EvaluateSlice, keys: Sequence[EpisodeKey]) -> list[EpisodeK
     return [key for mode in config.modes for key in [k for k in keys if k.mode == mode.value][: config.eval.videos]]
 
 
-def _film_name(key: EpisodeKey) -> str:
+def film_name(key: EpisodeKey) -> str:
     return f"{key.mode}_task{key.task_id:02d}_init{key.init_state:02d}.mp4"
 
 

@@ -11,7 +11,16 @@ from typing import Any
 
 from configs.schema import ConfigError, Mode, Subset
 from evaluation.episodes import EpisodeResult, Outcome
-from evaluation.statistics import Difference, Interval, PairedCounts, holm, mcnemar_exact, pair, paired_difference, wilson
+from evaluation.statistics import (
+    Difference,
+    Interval,
+    PairedCounts,
+    holm,
+    mcnemar_exact,
+    pair,
+    paired_difference,
+    wilson,
+)
 
 COLUMNS = tuple(Subset)
 AVERAGE = "average"

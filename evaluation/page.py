@@ -1,0 +1,267 @@
+"""The report as one HTML page: no scripts, no fonts, no network; videos lie beside it in videos/.
+
+Everything that comes from a model, a task or a file passes through `html.escape`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from configs.schema import Subset
+from evaluation.figures import loss_figure
+from evaluation.published import PUBLISHED
+from evaluation.story import Decoding, Scene, Story
+from evaluation.table import AVERAGE, COLUMNS, DASH, Cell, Comparison, Row, percent
+
+SUITES = {subset.value: subset.value.capitalize() for subset in Subset}
+
+_STYLE = """
+:root { --paper: #fbfbf9; --card: #ffffff; --ink: #1d2733; --faint: #66717e; --rule: #e2e5e8; --accent: #1f6feb;
+  --good: 34, 139, 94; --bad: #b3423a; --c0: #1f6feb; --c1: #d9822b; --c2: #238b5e; --c3: #8250df; --c4: #b3423a;
+  --c5: #57606a; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14181d; --card: #1c2229; --ink: #e3e8ee; --faint: #95a1ae;
+  --rule: #313a44; --good: 63, 185, 130; --bad: #ff8f87; --c0: #6ea8ff; --c1: #f0a860; --c2: #63c595; --c3: #b493f5;
+  --c4: #ff8f87; --c5: #a5afba; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", "Noto Sans",
+  sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 18px; margin: 44px 0 10px; }
+p.lead { color: var(--faint); margin: 0 0 22px; max-width: 78ch; }
+.scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 10px; background: var(--card); }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 9px 12px; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: top; }
+tr:last-child td, tr:last-child th { border-bottom: 0; }
+thead th { color: var(--faint); font-weight: 600; font-size: 13px; white-space: nowrap; }
+tbody th { font-weight: 600; white-space: nowrap; }
+td.cell b { font-size: 17px; font-weight: 650; }
+td.cell small, .faint { color: var(--faint); font-size: 12.5px; }
+td.cell small { display: block; white-space: nowrap; }
+.error { color: var(--bad); }
+.mode { color: var(--faint); font-weight: 400; }
+ul.notes { color: var(--faint); font-size: 13.5px; padding-left: 18px; }
+ul.notes li { margin: 2px 0; overflow-wrap: anywhere; }
+.heat td { text-align: center; padding: 6px 4px; min-width: 46px; font-size: 13px; }
+.heat thead th { text-align: center; padding: 6px 4px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 16px; }
+figure.chart { margin: 0; padding: 12px 14px 6px; background: var(--card); border: 1px solid var(--rule);
+  border-radius: 10px; }
+figure.chart figcaption { font-weight: 600; font-size: 13.5px; }
+svg text { fill: var(--faint); font-size: 11px; }
+svg .grid { stroke: var(--rule); }
+svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+.c0 { stroke: var(--c0); } .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); }
+.c3 { stroke: var(--c3); } .c4 { stroke: var(--c4); } .c5 { stroke: var(--c5); }
+.legend { display: flex; flex-wrap: wrap; gap: 6px 20px; margin: 0 0 12px; font-size: 13.5px; }
+.legend svg { width: 22px; height: 10px; vertical-align: middle; margin-right: 7px; }
+.scene { margin: 0 0 26px; }
+.scene h3 { font-size: 15px; margin: 0 0 8px; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(370px, 1fr)); gap: 16px; }
+.clip { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
+.clip video { display: block; width: 100%; background: #000; }
+.clip div { padding: 10px 14px 12px; }
+.clip p { margin: 6px 0 0; font-size: 13px; overflow-wrap: anywhere; }
+.badge { float: right; font-size: 12px; padding: 1px 9px; border-radius: 20px; border: 1px solid var(--rule); }
+.badge.success { color: rgb(var(--good)); border-color: rgb(var(--good)); }
+.badge.error { color: var(--bad); border-color: var(--bad); }
+details { margin: 14px 0; } summary { cursor: pointer; font-weight: 600; }
+pre { overflow-x: auto; font-size: 12.5px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: 12px 14px; }
+code { font-size: 0.92em; overflow-wrap: anywhere; }
+"""
+
+
+def render_page(story: Story) -> str:
+    """The whole page."""
+    title = escape(story.title)
+    sections = (
+        f"<h1>{title}</h1>",
+        '<p class="lead">Success of each adapter on LIBERO. Rows are phases and decoding modes, columns are suites.</p>',
+        _results(story.rows),
+        _list(story.notes),
+        _comparisons(story.comparisons),
+        _heat(story),
+        _losses(story),
+        _decoding(story.decoding),
+        _rollouts(story.scenes),
+        _published(),
+        _provenance(story),
+    )
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(s for s in sections if s)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _results(rows: Sequence[Row]) -> str:
+    columns = (*SUITES, AVERAGE)
+    head = _head(("", *(SUITES.get(c, c.capitalize()) for c in columns)))
+    body = "".join(
+        f"<tr>{_row_name(row)}" + "".join(_cell(row.cells.get(column)) for column in columns) + "</tr>" for row in rows
+    )
+    return _table(head, body)
+
+
+def _row_name(row: Row | Decoding) -> str:
+    return f'<th>{escape(row.label)} <span class="mode">{escape(row.mode)}</span></th>'
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return f'<td class="cell faint">{DASH}</td>'
+    broken = ""
+    if cell.errors:
+        plural = "" if cell.errors == 1 else "s"
+        broken = (
+            f'<small class="error">n={cell.trials}/{cell.trials + cell.errors} ({cell.errors} error{plural})</small>'
+        )
+    if not cell.trials:
+        return f'<td class="cell">{DASH}{broken}</td>'
+    low, high = percent(cell.interval.low), percent(cell.interval.high)
+    return (
+        f'<td class="cell"{_shade(cell)}><b>{percent(cell.rate)} %</b> {cell.successes}/{cell.trials}'
+        f"<small>[{low}, {high}]</small>{broken}</td>"
+    )
+
+
+def _shade(cell: Cell) -> str:
+    return f' style="background: rgba(var(--good), {0.32 * cell.rate:.3f})"' if cell.trials else ""
+
+
+def _comparisons(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
+    names = ("", "episodes in common", "only first", "only second", "difference [95 %]", "p, exact McNemar", "p, Holm")
+    body = "".join(
+        f'<tr><th>{escape(c.first.label)} → {escape(c.second.label)} <span class="mode">{escape(c.first.mode)}</span></th>'
+        f"<td>{c.counts.pairs}</td><td>{c.counts.only_a}</td><td>{c.counts.only_b}</td>"
+        f"<td>{_points(c)}</td><td>{c.p_value:.3f}</td><td>{c.adjusted:.3f}</td></tr>"
+        for c in comparisons
+    )
+    return _section("Paired comparisons, suites pooled", _table(_head(names), body))
+
+
+def _points(c: Comparison) -> str:
+    low, high = c.difference.interval.low, c.difference.interval.high
+    return f"{100 * c.difference.value:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
+
+
+def _heat(story: Story) -> str:
+    if not story.tasks:
+        return ""
+    spans = [(name, sum(subset == name for subset, _, _ in story.tasks)) for name in SUITES]
+    groups = "".join(f'<th colspan="{count}">{SUITES[name]}</th>' for name, count in spans if count)
+    numbers = "".join(f'<th title="{escape(name)}">{task}</th>' for _, task, name in story.tasks)
+    body = "".join(
+        f"<tr>{_row_name(row)}"
+        + "".join(_heat_cell(cells.get((subset, task))) for subset, task, _ in story.tasks)
+        + "</tr>"
+        for row, cells in story.heat
+    )
+    names = "".join(
+        f"<li>{SUITES[subset]} {task}: {escape(name.replace('_', ' '))}</li>" for subset, task, name in story.tasks
+    )
+    head = f"<tr><th></th>{groups}</tr><tr><th></th>{numbers}</tr>"
+    listed = f'<details><summary>Task names</summary><ul class="notes">{names}</ul></details>'
+    return _section("Tasks", _table(head, body, "heat") + listed)
+
+
+def _heat_cell(cell: Cell | None) -> str:
+    if cell is None or not cell.trials:
+        return f'<td class="faint">{DASH}</td>'
+    return f"<td{_shade(cell)}>{cell.successes}/{cell.trials}</td>"
+
+
+def _losses(story: Story) -> str:
+    if not story.curves:
+        return ""
+    labels = list(dict.fromkeys(curve.label for curve in story.curves))
+    keys = "".join(
+        f'<span><svg viewBox="0 0 22 10"><line class="line c{i % 6}" x1="1" x2="21" y1="5" y2="5"/></svg>{escape(label)}</span>'
+        for i, label in enumerate(labels)
+    )
+    names = sorted({name for curve in story.curves for name in curve.series if name != "loss"})
+    figures = "".join(
+        loss_figure([c for c in story.curves if c.subset == column.value], name, labels, _loss_title(column, name))
+        for name in names
+        for column in COLUMNS
+    )
+    return _section("Training losses", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
+
+
+def _loss_title(subset: Subset, name: str) -> str:
+    return f"{SUITES[subset.value]}: {name.removeprefix('loss_')} tokens"
+
+
+def _decoding(rows: Sequence[Decoding]) -> str:
+    names = ("", "queries", "tokens per query", "decodable without constraint", "reasonings cut", "why not successful")
+    body = "".join(
+        f"<tr>{_row_name(r)}<td>{r.queries}</td><td>{r.tokens_per_query:.1f}</td><td>{percent(r.free_decodable)} %</td>"
+        f"<td>{r.forced}</td><td>{escape('; '.join(f'{reason}: {count}' for reason, count in r.reasons)) or DASH}</td></tr>"
+        for r in rows
+    )
+    return _section("Decoding", _table(_head(names), body))
+
+
+def _rollouts(scenes: Sequence[Scene]) -> str:
+    if not scenes:
+        return ""
+    return _section("Rollouts", "".join(_scene(scene) for scene in scenes))
+
+
+def _scene(scene: Scene) -> str:
+    name = f"{SUITES[scene.subset]}: {escape(scene.instruction)}"
+    clips = "".join(
+        f'<article class="clip"><video controls preload="metadata" src="{escape(clip.file)}"></video><div>'
+        f'<span class="badge {clip.episode.outcome.value}">{clip.episode.outcome.value}, {clip.episode.steps} steps</span>'
+        f'<b>{escape(clip.label)}</b> <span class="mode">{escape(clip.mode)}</span>'
+        + (f"<p>{escape(clip.episode.reasoning)}</p>" if clip.episode.reasoning else "")
+        + "</div></article>"
+        for clip in scene.clips
+    )
+    return f'<div class="scene"><h3>{name} <span class="mode">init state {scene.init_state}</span></h3><div class="clips">{clips}</div></div>'
+
+
+def _published() -> str:
+    names = ("", *SUITES.values(), "Average", "source")
+    body = "".join(
+        f"<tr><th>{escape(p.name)}</th>"
+        + "".join(f"<td>{rate:.1f}</td>" for rate in (p.spatial, p.object, p.goal, p.long, p.average))
+        + f"<td>{escape(p.source)}</td></tr>"
+        for p in PUBLISHED
+    )
+    note = '<p class="faint">Success rates in percent as their authors published them, on other versions of the environment.</p>'
+    return _section("Published numbers, not measured here", note + _table(_head(names), body))
+
+
+def _provenance(story: Story) -> str:
+    adapters = "".join(f"<li>{escape(slug)}: <code>{escape(value)}</code></li>" for slug, value in story.adapters)
+    fingerprint = escape(json.dumps(story.fingerprint, indent=1, sort_keys=True, ensure_ascii=False))
+    return _section(
+        "Where the numbers come from",
+        f"<details open><summary>Environment</summary><pre>{fingerprint}</pre></details>"
+        f'<details><summary>Adapters</summary><ul class="notes">{adapters}</ul></details>',
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{title}</h2>\n{body}"
+
+
+def _table(head: str, body: str, kind: str = "") -> str:
+    opening = f'<table class="{kind}">' if kind else "<table>"
+    return f'<div class="scroll">{opening}<thead>{head}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _head(names: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in names) + "</tr>"
+
+
+def _list(notes: Iterable[str]) -> str:
+    return '<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"

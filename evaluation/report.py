@@ -1,0 +1,179 @@
+"""Stage `report`: finished evaluations -> results.md, results.csv, results.html and the videos the page shows.
+
+A pure function of episodes.jsonl, summary.json and metrics.jsonl of its inputs: the same files give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ReportSlice, Subset
+from data_pipeline.contract import EnvironmentProblem, StageContext
+from evaluation.episodes import EpisodeResult, from_row
+from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
+from evaluation.page import render_page
+from evaluation.published import PUBLISHED
+from evaluation.story import Story, tell
+from evaluation.table import AVERAGE, COLUMNS, DASH, Comparison, Row, RunRecord, check_mergeable, percent
+
+METRICS = "metrics.jsonl"
+MARKDOWN, CSV, HTML = "results.md", "results.csv", "results.html"
+CSV_COLUMNS = (
+    "phase",
+    "label",
+    "mode",
+    "subset",
+    "successes",
+    "trials",
+    "errors",
+    "rate",
+    "low95",
+    "high95",
+    "protocol",
+    "fingerprint",
+    "adapter",
+    "run",
+)
+
+
+def run_report(config: ReportSlice, context: StageContext) -> list[str]:
+    """Inputs `evaluate/<slug>` and, where the training is known, `train/<slug>` for every run."""
+    records = [read_record(slug, context.inputs) for slug in config.runs]
+    check_mergeable(records)
+    story = tell(records, config.title)
+    _copy_videos(records, context)
+    _write(context.work / MARKDOWN, to_markdown(story))
+    _write(context.work / CSV, to_csv(story))
+    _write(context.work / HTML, render_page(story))
+    return [MARKDOWN, CSV, HTML, VIDEOS]
+
+
+def read_record(slug: str, inputs: Mapping[str, Path]) -> RunRecord:
+    """One run from its folders. Raises EnvironmentProblem where the evaluation is incomplete."""
+    folder = inputs[f"evaluate/{slug}"]
+    for name in (EPISODES, SUMMARY):
+        if not (folder / name).is_file():
+            raise EnvironmentProblem(f"{folder} has no {name}: evaluate {slug} again with scripts/evaluate.py")
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    episodes = tuple(_episode(row) for row in _read_lines(folder / EPISODES))
+    train = inputs.get(f"train/{slug}")
+    metrics = train / METRICS if train is not None else None
+    losses = tuple(_read_lines(metrics)) if metrics is not None and metrics.is_file() else ()
+    return RunRecord(slug, Subset(summary["subset"]), summary, episodes, losses)
+
+
+def to_csv(story: Story) -> str:
+    """One line per cell; empty cells have no line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in story.rows:
+        for column, cell in row.cells.items():
+            record = next((r for r in story.records if r.phase == row.phase and r.subset.value == column), None)
+            known = record.summary if record is not None else {}
+            numbers = [f"{value:.6f}" for value in (cell.rate, cell.interval.low, cell.interval.high)]
+            identity = [known.get("adapter", ""), known.get("run", "")]
+            writer.writerow(
+                [row.phase, row.label, row.mode, column, cell.successes, cell.trials, cell.errors]
+                + (numbers if cell.trials else ["", "", ""])
+                + [story.protocol_name, story.fingerprint_digest, *identity]
+            )
+    return out.getvalue()
+
+
+def to_markdown(story: Story) -> str:
+    """The table, what it stands on, and comparisons."""
+    lines = [f"# {story.title}", "", *_markdown_table(story.rows), ""]
+    lines += [f"- {note}" for note in story.notes]
+    lines += ["", "Adapters:", "", *(f"- `{slug}`: `{digest}`" for slug, digest in story.adapters), ""]
+    if story.comparisons:
+        lines += ["## Paired comparisons", "", *_markdown_comparisons(story.comparisons), ""]
+    lines += ["## Published numbers (not measured here)", "", *_markdown_published(), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(rows: Sequence[Row]) -> list[str]:
+    head = ["", "mode", *(c.value.capitalize() for c in COLUMNS), "Average"]
+    lines = [_markdown_line(head), _markdown_line(["---"] * len(head))]
+    for row in rows:
+        cells = [row.cells[name].text() if name in row.cells else DASH for name in (*COLUMNS_BY_NAME, AVERAGE)]
+        lines.append(_markdown_line([row.label, row.mode, *cells]))
+    return lines
+
+
+COLUMNS_BY_NAME = tuple(column.value for column in COLUMNS)
+
+
+def _markdown_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
+    head = [
+        "mode",
+        "first",
+        "second",
+        "episodes",
+        "only first",
+        "only second",
+        "difference [95 %]",
+        "p (exact)",
+        "p (Holm)",
+    ]
+    lines = [_markdown_line(head), _markdown_line(["---"] * len(head))]
+    return lines + [_markdown_line(comparison_cells(c)) for c in comparisons]
+
+
+def comparison_cells(c: Comparison) -> list[str]:
+    """One comparison as texts, for every format."""
+    low, high = c.difference.interval.low, c.difference.interval.high
+    return [
+        c.first.mode,
+        c.first.label,
+        c.second.label,
+        str(c.counts.pairs),
+        str(c.counts.only_a),
+        str(c.counts.only_b),
+        f"{100 * c.difference.value:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]",
+        f"{c.p_value:.3f}",
+        f"{c.adjusted:.3f}",
+    ]
+
+
+def _markdown_published() -> list[str]:
+    head = ["model", *(c.value.capitalize() for c in COLUMNS), "Average", "source"]
+    lines = [_markdown_line(head), _markdown_line(["---"] * len(head))]
+    for p in PUBLISHED:
+        rates = [f"{rate:.1f}" for rate in (p.spatial, p.object, p.goal, p.long, p.average)]
+        lines.append(_markdown_line([p.name, *rates, p.source]))
+    return lines
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _episode(row: Mapping[str, Any]) -> EpisodeResult:
+    return from_row(row)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _copy_videos(records: Sequence[RunRecord], context: StageContext) -> None:
+    for record in records:
+        target = context.work / VIDEOS / record.slug
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for name in record.summary["videos"]:
+            shutil.copyfile(context.inputs[f"evaluate/{record.slug}"] / VIDEOS / name, target / name)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

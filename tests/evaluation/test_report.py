@@ -1,0 +1,187 @@
+"""The report: a pure function of files, honest about what is missing, safe against what models write."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import ConfigError, ReportSlice, Subset
+from data_pipeline.contract import StageContext
+from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row
+from evaluation.libero_eval import film_name, summarise
+from evaluation.report import run_report
+
+PHASES = (("plain", "LoRA_B (Baseline)"), ("words", "LoRA_T (Text CoT)"), ("flow", "LoRA_TF (Text+Flow CoT)"))
+SUBSETS = ("spatial", "object", "goal", "long")
+NASTY = 'TASK: <script>alert(1)</script> & MOVE: "left" </p><img src=x onerror=alert(1)>'
+LIMITS = {"spatial": 220, "object": 280, "goal": 300, "long": 520}
+
+
+def write_run(
+    root: Path, phase: str, label: str, subset: str, *, think: bool, errors: int = 0, look: str = "light"
+) -> None:
+    rng = np.random.default_rng([ord(c) for c in phase + subset])
+    folder = root / "evaluate" / phase / subset
+    (folder / "videos").mkdir(parents=True)
+    keys = [EpisodeKey(task, trial, 0, "no_think") for task in (0, 3) for trial in range(3)]
+    keys += [EpisodeKey(task, 0, 0, "think") for task in (0, 3)] if think else []
+    results = []
+    for number, key in enumerate(keys):
+        won = bool(rng.random() < 0.5)
+        outcome = Outcome.ERROR if number < errors else Outcome.SUCCESS if won else Outcome.FAILURE
+        reason = {Outcome.ERROR: "simulator died", Outcome.FAILURE: "step limit", Outcome.SUCCESS: ""}[outcome]
+        text = NASTY if key.mode == "think" else ""
+        steps = int(rng.integers(80, LIMITS[subset]))
+        results.append(
+            EpisodeResult(key, f"task_{key.task_id}", "pick up the soup", outcome, steps, reason, 40, 500, 38, text)
+        )
+    films = [film_name(EpisodeKey(0, 0, 0, mode)) for mode in (("no_think", "think") if think else ("no_think",))]
+    for name in films:
+        (folder / "videos" / name).write_bytes(b"film " + name.encode())
+    protocol = Protocol("standard", 10, LIMITS[subset], 4, True, 4, 280)
+    summary = {
+        "subset": subset,
+        "run": f"{phase}{subset}",
+        "adapter": f"{phase}-{subset}-digest",
+        "card": {"base": "tiny:abc", "phase": {"name": phase, "label": label}},
+        "fingerprint": {"look": look, "mujoco": "3.3.2"},
+        "protocol": protocol.__dict__,
+        "modes": {mode: summarise([r for r in results if r.key.mode == mode]) for mode in ("no_think", "think")},
+        "videos": films,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "episodes.jsonl").write_text(
+        "".join(json.dumps(to_row(r)) + "\n" for r in sorted(results, key=lambda r: r.key))
+    )
+    train = root / "train" / phase / subset
+    train.mkdir(parents=True)
+    rows = [
+        {"step": s, "loss": 2.0, "loss_action": 5 * math.exp(-s / 20) + 0.5, "loss_text": 3.0 / s if think else None}
+        for s in range(1, 61)
+    ]
+    (train / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def context(root: Path, work: Path) -> StageContext:
+    work.mkdir()
+    inputs = {
+        f"{kind}/{p}/{s}": root / kind / p / s for kind in ("evaluate", "train") for p, _ in PHASES for s in SUBSETS
+    }
+    return StageContext(work, {name: path for name, path in inputs.items() if path.is_dir()})
+
+
+def runs(root: Path) -> tuple[str, ...]:
+    return tuple(f"{p}/{s}" for p, _ in PHASES for s in SUBSETS if (root / "evaluate" / p / s).is_dir())
+
+
+def report(root: Path, work: Path, title: str = "Tiny preset: a check of the machinery") -> StageContext:
+    made = context(root, work)
+    outputs = run_report(ReportSlice(runs(root), title, "tiny"), made)
+    assert outputs == ["results.md", "results.csv", "results.html", "videos"]
+    assert {p.name for p in work.iterdir()} == set(outputs)
+    return made
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    for phase, label in PHASES:
+        for subset in SUBSETS:
+            write_run(tmp_path, phase, label, subset, think=phase != "plain")
+    return tmp_path
+
+
+def test_the_same_files_give_the_same_bytes(full: Path) -> None:
+    for name in ("a", "b"):
+        report(full, full / name)
+    for file in ("results.md", "results.csv", "results.html"):
+        assert (full / "a" / file).read_bytes() == (full / "b" / file).read_bytes()
+
+
+def test_the_table_has_a_row_per_phase_and_mode(full: Path) -> None:
+    report(full, full / "a")
+    lines = [x for x in (full / "a/results.md").read_text().splitlines() if x.startswith("| LoRA_") and "think" in x]
+    table = [line for line in lines if "·" in line]
+    assert [line.split("|")[1].strip() for line in table] == [
+        *(label for _, label in PHASES),
+        *(label for _, label in PHASES[1:]),
+    ]
+    assert "/24 · " in table[0]
+    with (full / "a/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 * 5
+    first = rows[0]
+    assert (first["phase"], first["mode"], first["subset"], first["trials"]) == ("plain", "no_think", "spatial", "6")
+    assert float(first["low95"]) <= float(first["rate"]) <= float(first["high95"])
+    assert first["adapter"] == "plain-spatial-digest"
+
+
+def test_missing_cells_are_dashes_and_errors_are_shown(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", "Plain", "object", think=False, errors=1)
+    report(tmp_path, tmp_path / "a")
+    line = next(x for x in (tmp_path / "a/results.md").read_text().splitlines() if x.startswith("| Plain"))
+    spatial, found, goal, long, average = [cell.strip() for cell in line.split("|")[3:8]]
+    assert {spatial, goal, long, average} == {"–"}
+    assert "n=5/6 (1 error)" in found
+    assert "/5 · " in found
+    page = (tmp_path / "a/results.html").read_text()
+    assert "n=5/6 (1 error)" in page
+    assert "simulator died: 1" in page
+
+
+@pytest.mark.parametrize(("file", "edit"), [("look", "official"), ("settle_steps", 0), ("base", "other")])
+def test_different_conditions_never_share_a_table(full: Path, file: str, edit: object) -> None:
+    path = full / "evaluate/flow/goal/summary.json"
+    summary = json.loads(path.read_text())
+    for part in ("fingerprint", "protocol", "card"):
+        if file in summary[part]:
+            summary[part][file] = edit
+    path.write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match="plain/spatial and flow/goal cannot share a table"):
+        report(full, full / "a")
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_what_a_model_writes_stays_text_and_every_link_is_a_copied_video(full: Path) -> None:
+    report(full, full / "a", title="A <b>title</b>")
+    tags = Tags()
+    page = (full / "a/results.html").read_text()
+    tags.feed(page)
+    assert not tags.seen & {"script", "img", "iframe"}
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<h1>A &lt;b&gt;title&lt;/b&gt;</h1>" in page
+    assert tags.links
+    for link in tags.links:
+        assert (full / "a" / link).is_file()
+    assert "http" not in "".join(tags.links)
+
+
+def test_published_numbers_are_labelled(full: Path) -> None:
+    report(full, full / "a")
+    for file in ("results.md", "results.html"):
+        text = (full / "a" / file).read_text()
+        assert text.index("not measured here") < text.index("OpenVLA-OFT")
+
+
+def test_a_variant_and_a_missing_training_do_not_stop_the_report(tmp_path: Path) -> None:
+    write_run(tmp_path, "words@prob0.3", "Words", "object", think=True)
+    made = StageContext(tmp_path / "w", {"evaluate/words@prob0.3/object": tmp_path / "evaluate/words@prob0.3/object"})
+    made.work.mkdir()
+    run_report(ReportSlice(("words@prob0.3/object",), "t", "tiny"), made)
+    assert "Words @prob0.3" in (made.work / "results.md").read_text()
+    assert Subset.OBJECT.value in (made.work / "results.csv").read_text()
