@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)  # pyright: ignore[reportArgumentType]
 
     def error(self, message: str) -> NoReturn:
-        """argparse's own complaints, as ConfigError."""
+        """Argparse's own complaints, as ConfigError."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:

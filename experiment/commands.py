@@ -529,7 +529,7 @@ def _report(values: Namespace) -> int:
     groups = [m.group for _, m in markers(store) if m.stage == "evaluate"]
     check(
         bool(groups),
-        f"no evaluations in {places.output_dir}; run `python scripts/run_experiment.py --all-phases --all-subsets` first",
+        f"no evaluations in {places.output_dir}; run `python scripts/run_experiment.py --all-phases --all-subsets`",
     )
     group = last.group if last is not None else groups[-1]
     results = tuple(published_results(store, group))

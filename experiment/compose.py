@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import ConfigError, ExperimentConfig, PhaseSpec, build, canonical, check
+from configs.schema import ConfigError, ExperimentConfig, PhaseSpec, Role, Segment, build, canonical, check
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _STANDARD_DEFAULTS = ["base", "_self_", {"preset": "nora_3b"}]
@@ -76,7 +76,10 @@ def override_value(override: str) -> tuple[str, Any]:
     name, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(f"{override!r} is neither a flag nor an override of the form key=value")
-    return name.lstrip("+~"), yaml.safe_load(text) if text else ""
+    try:
+        return name.lstrip("+~"), yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        raise ConfigError(f"{override!r}: {text!r} is not a value") from None
 
 
 def _phase_values(path: Path) -> dict[str, Any]:
@@ -100,16 +103,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _schema_defaults() -> dict[str, Any]:
     """Every setting of the schema except the phase, so that any of them can be overridden."""
-    placeholder = PhaseSpec("none", (build_segment(),))
+    placeholder = PhaseSpec("none", (Segment(Role.ACTION, "action"),))
     values = canonical(ExperimentConfig(phase=placeholder), key_only=False)
     return {name: value for name, value in values.items() if name != "phase"}
-
-
-def build_segment() -> Any:
-    """The action segment, which every phase ends with."""
-    from configs.schema import Role, Segment
-
-    return Segment(Role.ACTION, "action")
 
 
 def _check_override(override: str) -> None:

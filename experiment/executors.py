@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -262,7 +262,7 @@ class LocalExecutor:
     # -------------------------------------------------------------- signals and the end
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _signals(self) -> Generator[None]:
         """Handle stop signals while the loop runs."""
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
@@ -293,7 +293,7 @@ class LocalExecutor:
 
 
 def critical_path(nodes: Sequence[StageNode], expected_s: Mapping[str, float]) -> dict[str, float]:
-    """key -> expected seconds from the start of a stage to the end of the longest chain behind it."""
+    """Key -> expected seconds from the start of a stage to the end of the longest chain behind it."""
     behind: dict[str, float] = {node.key: 0.0 for node in nodes}
     total: dict[str, float] = {}
     for node in reversed(nodes):

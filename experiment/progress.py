@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -102,7 +102,7 @@ class LiveDisplay:
 
 
 @contextmanager
-def display() -> Iterator[Display]:
+def display() -> Generator[Display]:
     """The display that suits stdout."""
     if not sys.stdout.isatty():
         yield PlainDisplay()

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from configs.schema import ConfigError, ExperimentConfig, Subset
 from data_pipeline.contract import EnvironmentProblem
@@ -173,7 +174,7 @@ def _has_states(source: DataSource) -> bool:
     path = next(iter(sorted(source.folder.glob("*.hdf5"))))
     try:
         with h5py.File(path) as file:
-            demos = file["data"]
+            demos: Any = file["data"]
             return all("states" in demos[name] for name in demos)
     except (OSError, KeyError) as problem:
         raise ConfigError(f"{path} is not a LIBERO demonstration file ({problem}); download it again") from problem

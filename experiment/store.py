@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,10 +30,10 @@ MANIFEST = "manifest.json"
 EAGER_DIGEST_BYTES = 2_000_000  # files up to this size are verified by digest on every look, larger ones by size
 COPY_BYTES = 64_000_000  # imported files up to this size are copied, so that editing the original harms nothing
 LOCK_POLL_S = 0.2
-_ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+_ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-class Damaged(Exception):  # noqa: N818 - a fact about an entry
+class Damaged(Exception):
     """A store entry does not match its manifest."""
 
 
@@ -58,6 +58,14 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def prepare(self) -> None:
+        """Make the folder. Raises EnvironmentProblem, before anything ran, where it cannot be written."""
+        with environment_errors():
+            (self.root / "logs").mkdir(parents=True, exist_ok=True)
+            probe = self.root / f"probe-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
 
     def entry(self, stage: str, key: str) -> Path:
         """Folder of a finished stage, whether it exists or not."""
@@ -116,7 +124,7 @@ class Store:
             shutil.rmtree(trash, ignore_errors=True)
 
     @contextlib.contextmanager
-    def lock(self, key: str, stop_requested: Callable[[], bool], waiting: Callable[[], None]) -> Iterator[None]:
+    def lock(self, key: str, stop_requested: Callable[[], bool], waiting: Callable[[], None]) -> Generator[None]:
         """Hold the stage's lock. While another run has it, call `waiting` and poll. Raises Interrupted on a stop."""
         path = self.root / "locks" / f"{key}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +282,7 @@ def write_synced(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def environment_errors() -> Iterator[None]:
+def environment_errors() -> Generator[None]:
     """Turn a full, read-only or forbidden disk into EnvironmentProblem with the path."""
     try:
         yield

@@ -71,6 +71,7 @@ def run_study(study: Study, choice: Choice) -> Done:
     if choice.dry_run:
         _print_dry_run(store, nodes, found)
         return Done(0)
+    store.prepare()
     with display() as shown:
         shown.line(_headline(nodes, found, study))
         outcome = _execute(store, nodes, views, found, choice, shown)
@@ -136,8 +137,12 @@ def _execute(
 
     def publish_views(node: StageNode) -> None:
         manifest = store.whole(node.stage, node.key)
-        for view in (v for v in views if v.node.key == node.key and manifest is not None):
-            if state(store, view, manifest) is not ViewState.CURRENT:
+        for view in views:
+            if (
+                view.node.key == node.key
+                and manifest is not None
+                and state(store, view, manifest) is not ViewState.CURRENT
+            ):
                 publish(store, view, manifest)
 
     to_run = [node for node in nodes if found[node.key].todo is not Todo.CACHED]
@@ -222,9 +227,8 @@ def _finish(
 
 def error_rows(store: Store, evaluate: StageNode) -> int:
     """Episodes of an evaluation that ended in an error of the simulator."""
-    path = store.entry(evaluate.stage, evaluate.key) / "episodes.jsonl"
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-    return sum(row.get("outcome") == "error" for row in rows)
+    path = store.entry(evaluate.stage, evaluate.key) / "summary.json"
+    return int(json.loads(path.read_text(encoding="utf-8"))["errors"])
 
 
 def print_table(places: Places) -> None:

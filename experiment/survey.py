@@ -34,7 +34,7 @@ class Finding:
 def survey(
     store: Store, nodes: Sequence[StageNode], views: Iterable[View], forced: Collection[str] = ()
 ) -> dict[str, Finding]:
-    """key -> finding for topologically ordered nodes. `forced` names keys to redo."""
+    """Key -> finding for topologically ordered nodes. `forced` names keys to redo."""
     by_key: dict[str, list[View]] = {}
     for view in views:
         by_key.setdefault(view.node.key, []).append(view)
@@ -120,7 +120,7 @@ def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def expected_seconds(store: Store, nodes: Iterable[StageNode]) -> dict[str, float]:
-    """key -> expected duration: of the same stage and slug, else of the stage, else the table's figure."""
+    """Key -> expected duration: of the same stage and slug, else of the stage, else the table's figure."""
     wanted = list(nodes)
     history = {stage: store.manifests(stage) for stage in {node.stage for node in wanted}}
     return {node.key: _expected(node, [m for _, m in history[node.stage]]) for node in wanted}

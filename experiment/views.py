@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from experiment.stages import StageNode, canonical_json
 from experiment.store import Manifest, Store, environment_errors, file_sha256, link_tree, write_synced
@@ -130,9 +131,10 @@ def marker_path(store: Store, folder: Path) -> Path:
 
 
 def _parse_marker(path: Path) -> Marker | None:
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, TypeError):
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return Marker(**{**fields, "files": tuple(fields["files"])})
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files = tuple(str(name) for name in fields.pop("files"))
+        return Marker(**fields, files=files)
     return None
 
 

@@ -48,6 +48,7 @@ class StopRequest:
         self.requested = True
 
     def __call__(self) -> bool:
+        """Whether a stop was asked for."""
         return self.requested
 
 
@@ -62,7 +63,7 @@ def die_with_parent(parent: int) -> None:
 def serve(events_fd: int, parent: int) -> int:
     """Run stages until stdin ends. Each request: {"store": path, "spec": text, "log": path}."""
     die_with_parent(parent)
-    os.set_inheritable(events_fd, False)  # a process started by a stage must not keep the pipe open
+    os.set_inheritable(events_fd, False)  # noqa: FBT003 - a process started by a stage must not keep the pipe open
     stop = StopRequest()
     stop.listen()
     with os.fdopen(events_fd, "w", encoding="utf-8", buffering=1) as events:

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.helpers.toy_stages import node
 
 from experiment.executors import LocalExecutor, critical_path
 from experiment.progress import PlainDisplay
 from experiment.stages import topological
 from experiment.store import Store
+from tests.helpers.toy_stages import node
 
 
 def execute(tmp_path, *targets, cores=2, retries=2, published=None):
@@ -55,7 +55,12 @@ def test_a_killed_stage_resumes(tmp_path):
 
 @pytest.mark.parametrize(
     ("how", "code", "says"),
-    [("config", 2, "lora.rnak"), ("environment", 78, "no OpenGL"), ("bug", 1, "a bug of this stage"), ("kill", 1, "signal 9")],
+    [
+        ("config", 2, "lora.rnak"),
+        ("environment", 78, "no OpenGL"),
+        ("bug", 1, "a bug of this stage"),
+        ("kill", 1, "signal 9"),
+    ],
 )
 def test_failures_keep_their_code_and_stop_only_what_depends_on_them(tmp_path, how, code, says):
     bad = node("bad", {"how": how}, function="fail")
@@ -86,7 +91,8 @@ from experiment.stages import topological
 from experiment.store import Store
 config = json.loads(sys.argv[2])
 nodes = topological([node("a", config, function=sys.argv[3])])
-outcome = LocalExecutor(Store(Path(sys.argv[1])), 2, 2, PlainDisplay()).run(nodes, {n.key: 1.0 for n in nodes}, lambda n: None)
+executor = LocalExecutor(Store(Path(sys.argv[1])), 2, 2, PlainDisplay())
+outcome = executor.run(nodes, {n.key: 1.0 for n in nodes}, lambda n: None)
 raise SystemExit(outcome.exit_code())
 """
 

@@ -2,10 +2,10 @@ import json
 import os
 
 import pytest
-from tests.helpers.toy_stages import node
 
 from experiment.stages import StageSpec
 from experiment.store import Damaged, Store
+from tests.helpers.toy_stages import node
 
 
 def run(store, target):

@@ -63,7 +63,7 @@ def fail(config, context):
 
 def with_child(config, context):
     """Starts a process of its own session that outlives nothing: it dies with its parent."""
-    code = "import time\nfrom experiment.worker import die_with_parent\nimport os\ndie_with_parent(os.getppid())\ntime.sleep(60)"
+    code = "import os, time; from experiment.worker import die_with_parent as d; d(os.getppid()); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code])
     Path(config["_pids"]).write_text(f"{os.getpid()} {child.pid}")
     for step in range(600):

@@ -134,7 +134,7 @@ def test_every_crash_point(fast_disk):
         root = fast_disk / "crash"
         code, _ = in_child(root, crash_at)
         assert code == CRASH_EXIT, f"point {crash_at}: exit {code}"
-        assert run(root) is not ViewState.DELETED, f"point {crash_at}: a half-published view reads as deleted by a person"
+        assert run(root) is not ViewState.DELETED, f"point {crash_at}: reads as deleted by a person"
         assert visible(root) == expected, f"point {crash_at}"
         assert run(root) is ViewState.CURRENT
         shutil.rmtree(root)

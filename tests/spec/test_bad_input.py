@@ -1,0 +1,93 @@
+"""Bad input: one clear message that says what to do, and the exit code that says whose turn it is."""
+
+import pytest
+
+from experiment.cli import main
+from tests.helpers import toy_study
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("LIBERO_ASSETS_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--phase baseline --subset objct", "did you mean 'object'?"),
+        ("--phase baseline", "--subset"),
+        ("--subset object", "--phase"),
+        ("--phase basline --subset object", "did you mean baseline?"),
+        ("--phase missing.yaml --subset object", "missing.yaml"),
+        ("--phase baseline --subset object preset=tyny", "did you mean tiny?"),
+        ("--phase baseline --subset object lora.rnak=8", "did you mean lora.rank?"),
+        ("--phase baseline --subset object rank=8", "did you mean lora.rank?"),
+        ("--phase baseline --subset object lora.rank=eight", "must be of type int"),
+        ("--phase baseline --subset object lora.rank=0", "out of range"),
+        ("--phase baseline --subset object data.tasks.object=[11]", "0 to 9"),
+        ("--phase baseline --subset object --num_trials 5 eval.num_trials=6", "keep one"),
+        ("--phase baseline --subset object --num_trails 5", "did you mean --num_trials?"),
+        ("--phase baseline --subset object nonsense", "neither a flag nor"),
+        ("--phase baseline --subset object --only trian", "unknown stage 'trian'"),
+        ("--phase baseline --subset object --mode think", "no reasoning"),
+        ("--phase baseline --subset object lora.rank=[1,", "lora.rank"),
+    ],
+)
+def test_usage(argv, says, capsys, project):
+    assert main("run_experiment", argv.split()) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.strip().splitlines()) == 1, error
+    assert not (project / "outputs" / ".store" / "logs").exists(), "nothing may run before the configuration is right"
+
+
+def test_a_flag_and_an_override_may_agree(capsys):
+    argv = "--phase baseline --subset object --num_trials 5 eval.num_trials=5 --dry-run"
+    assert main("run_experiment", argv.split()) == 0
+
+
+def test_the_study_itself_names_what_it_lacks(capsys):
+    assert (
+        main("run_experiment", ["--phase", "baseline", "--subset", "object", "preset=nora_3b", "env.assets=builtin"])
+        == 78
+    )
+    error = capsys.readouterr().err
+    assert "libero_object" in error
+    assert "data.source=expert" in error
+
+
+def test_the_study_itself_names_missing_assets(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    argv = "--phase baseline --subset object preset=nora_3b data.source=expert"
+    assert main("run_experiment", argv.split()) == 78
+    assert "env.assets=builtin" in capsys.readouterr().err
+
+
+def test_an_incomplete_download_is_named(project, capsys):
+    folder = project / "data" / "libero_object"
+    folder.mkdir(parents=True)
+    (folder / "pick_up_the_milk_and_place_it_in_the_basket_demo.hdf5").write_bytes(b"x")
+    assert main("run_experiment", ["--phase", "baseline", "--subset", "object", "preset=tiny"]) == 78
+    assert "alphabet_soup" in capsys.readouterr().err
+
+
+def test_unwritable_output(project, capsys):
+    (project / "file").write_text("not a folder")
+    argv = "--phase baseline --subset object preset=tiny --output_dir file/outputs"
+    assert main("run_experiment", argv.split()) == 78
+    assert "file/outputs" in capsys.readouterr().err
+
+
+def test_missing_adapter(capsys):
+    argv = "--model_type baseline --libero_subset object --lora_path outputs/baseline/object/checkpoint-final"
+    assert main("evaluate", argv.split()) == 2
+    assert "train_baseline.py" in capsys.readouterr().err
+
+
+def test_report_of_nothing(capsys):
+    assert main("make_report", []) == 2
+    assert "run_experiment.py" in capsys.readouterr().err
