@@ -1,0 +1,159 @@
+"""FAST: round trips, exactness, and that nothing malformed is ever decoded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.fft import dct
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from configs.schema import ConfigError
+from data_pipeline.contract import EnvironmentProblem
+from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks
+from training import action_tokenizer
+from training.action_tokenizer import FastTokenizer, UndecodableAction, byte_characters, from_hub_files
+
+SCALE = 5.0
+MIN_TOKEN = -354
+SYMBOLS = fitted_actions()
+CHUNKS = arrays(np.float32, (HORIZON, 7), elements=st.floats(-1, 1, width=32))
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for FAST+'s data files: the same format, fitted on our chunks."""
+    folder = tmp_path_factory.mktemp("fast")
+    grids = [np.rint(dct(c, axis=0, norm="ortho") * SCALE).astype(int).ravel() - MIN_TOKEN for c in smooth_chunks(500)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        min_frequency=2,
+        initial_alphabet=[
+            *pre_tokenizers.ByteLevel.alphabet(),
+            chr(0x4E00),
+        ],  # one dead entry, as in the published files
+        special_tokens=[],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["".join(map(chr, g)) for g in grids], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    values = {"scale": SCALE, "min_token": MIN_TOKEN, "vocab_size": tokenizer.get_vocab_size(), "action_dim": None}
+    (folder / "processor_config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def byte_level(hub_folder: Path) -> FastTokenizer:
+    return from_hub_files(str(hub_folder), HORIZON)
+
+
+def assert_round_trip(tokenizer: FastTokenizer, chunk: np.ndarray) -> None:
+    decoded = tokenizer.decode(tokenizer.encode(chunk))
+    assert decoded.shape == chunk.shape
+    assert decoded.dtype == np.float32
+    # Orthonormal: the squared error is that of the coefficients, each off by at most half a step.
+    assert np.linalg.norm(decoded - chunk) <= 0.5 / SCALE * np.sqrt(chunk.size) + 1e-5
+
+
+@given(CHUNKS)
+def test_symbols_round_trip_within_the_quantisation_error(chunk: np.ndarray) -> None:
+    assert_round_trip(SYMBOLS, chunk)
+
+
+@settings(deadline=None)
+@given(chunk=CHUNKS)
+def test_bytes_round_trip_within_the_quantisation_error(byte_level: FastTokenizer, chunk: np.ndarray) -> None:
+    assert_round_trip(byte_level, chunk)
+
+
+@pytest.mark.parametrize("kind", ["symbols", "bytes"])
+def test_transitions_count_what_decoding_finds(kind: str, byte_level: FastTokenizer) -> None:
+    tokenizer = SYMBOLS if kind == "symbols" else byte_level
+    end, count = tokenizer.transitions()
+    assert end.shape == count.shape == ({"symbols": 1, "bytes": 2}[kind], tokenizer.num_codes)
+    for chunk in smooth_chunks(50, seed=9):
+        state = total = 0
+        for code in tokenizer.encode(chunk):
+            assert count[state, code] >= 0
+            state, total = end[state, code], total + count[state, code]
+        assert (state, total) == (0, HORIZON * 7)
+
+
+def test_an_impossible_code_is_minus_one(byte_level: FastTokenizer) -> None:
+    _, count = byte_level.transitions()
+    assert (count == -1).any()
+    assert (SYMBOLS.coefficients >= 1).sum() > 100
+
+
+def test_saving_then_loading_gives_the_same_tokenizer(tmp_path: Path, byte_level: FastTokenizer) -> None:
+    for tokenizer in (SYMBOLS, byte_level):
+        tokenizer.save(tmp_path / "a.json")
+        loaded = action_tokenizer.load(tmp_path / "a.json")
+        assert loaded.digest == tokenizer.digest
+        assert all(loaded.encode(c) == tokenizer.encode(c) for c in smooth_chunks(20))
+
+
+def test_fitting_twice_gives_the_same_bytes_and_other_data_others() -> None:
+    assert fitted_actions().to_json() == SYMBOLS.to_json()
+    other = action_tokenizer.fit(smooth_chunks(500, seed=1), HORIZON, SCALE, 256)
+    assert other.digest != SYMBOLS.digest
+
+
+def test_the_alphabet_covers_the_extremes() -> None:
+    for frequency in range(HORIZON):
+        wave = np.sign(np.cos(np.pi * frequency * (np.arange(HORIZON) + 0.5) / HORIZON))
+        chunk = np.repeat(wave[:, None], 7, axis=1).astype(np.float32)
+        assert_round_trip(SYMBOLS, chunk)
+        assert_round_trip(SYMBOLS, -chunk)
+
+
+def test_too_few_codes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 41"):
+        action_tokenizer.fit(smooth_chunks(3), HORIZON, SCALE, 40)
+
+
+def test_wrong_lengths_and_unknown_codes_are_undecodable() -> None:
+    codes = SYMBOLS.encode(smooth_chunks(1)[0])
+    for broken in (codes[:-1], [*codes, codes[0]], [], [*codes, 10**6]):
+        with pytest.raises(UndecodableAction):
+            SYMBOLS.decode(broken)
+
+
+def test_half_characters_are_undecodable_though_the_length_is_right(byte_level: FastTokenizer) -> None:
+    """Where the reference gives U+FFFD, a coefficient of 65,179, and no error."""
+    codes = {t: i for t, i in json.loads(byte_level.to_json())["tokenizer"]["model"]["vocab"].items()}
+    spell = byte_characters()
+    lead, rest = codes[spell[0xC5]], codes[spell[0xA2]]  # U+0162 is 354, coefficient 0
+    assert (byte_level.decode([lead, rest] * (HORIZON * 7)) == 0).all()
+    with pytest.raises(UndecodableAction, match="half a character"):
+        byte_level.decode([lead, rest] * (HORIZON * 7 - 1) + [lead])
+    three_bytes = [codes[spell[b]] for b in "\ufffd".encode()]
+    with pytest.raises(UndecodableAction, match="no coefficient"):
+        byte_level.decode([lead, rest] * (HORIZON * 7 - 1) + three_bytes)
+
+
+def test_random_codes_are_decoded_or_refused_never_huge(byte_level: FastTokenizer) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        codes = rng.integers(0, byte_level.num_codes, rng.integers(5, 60)).tolist()
+        try:
+            assert np.abs(byte_level.decode(codes)).max() < 0x800
+        except UndecodableAction:
+            continue
+
+
+def test_a_missing_tokenizer_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentProblem, match="hf download someone/fast"):
+        from_hub_files("someone/fast", HORIZON)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "processor_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="'scale'"):
+        from_hub_files(str(tmp_path), HORIZON)

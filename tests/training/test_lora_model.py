@@ -1,0 +1,197 @@
+"""The base folder, the adapter on it, and what a checkpoint is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
+from configs.schema import ConfigError, LoraConfig, ModelConfig
+from data_pipeline.contract import EnvironmentProblem
+from tests.helpers.tiny_adapter import (
+    CORPUS,
+    FLOW_CODES,
+    SMALL,
+    TEXT_FLOW_COT,
+    TinyAdapter,
+    write_tiny_adapter,
+    write_tiny_base,
+)
+from training.lora_model import (
+    TARGETS,
+    add_flow_tokens,
+    attach_lora,
+    folder_digest,
+    load_adapter,
+    load_base,
+    locate_base,
+)
+from training.tiny_backbone import build_config, build_model, build_tokenizer
+
+PRESET = ModelConfig(base="tiny", image_size=112, system_prompt=False, flow_rows=32)
+FLOAT = torch.float32
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> TinyAdapter:
+    return write_tiny_adapter(tmp_path_factory.mktemp("adapter"), TEXT_FLOW_COT)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+# ------------------------------------------------------------------ the base
+
+
+def test_the_tiny_preset_has_about_a_million_parameters() -> None:
+    tokenizer = build_tokenizer(CORPUS * 4, PRESET.text_vocab, 256)
+    model = build_model(build_config(tokenizer, PRESET), 0)
+    assert 1_100_000 < parameters(model) < 1_400_000
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer) + 32
+
+
+def test_a_base_is_made_again_byte_for_byte(tmp_path: Path) -> None:
+    first, second = (write_tiny_base(tmp_path / name) for name in ("a", "b"))
+    assert files(first) == files(second)
+    assert files(write_tiny_base(tmp_path / "c", seed=1))["model.safetensors"] != files(first)["model.safetensors"]
+
+
+def test_a_base_is_an_ordinary_model_folder(base: Path) -> None:
+    processor = AutoProcessor.from_pretrained(base, local_files_only=True)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(base, local_files_only=True)
+    ids = processor.tokenizer("pick up the soup<robot_action_3><|im_end|>")["input_ids"]
+    assert processor.tokenizer.decode(ids) == "pick up the soup<robot_action_3><|im_end|>"
+    assert model.config.image_token_id == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+
+
+def test_bases_are_named_by_content_not_by_place(base: Path, tmp_path: Path) -> None:
+    found = locate_base("tiny", folder=base)
+    assert found.name == f"tiny:{folder_digest(base)[:16]}"
+    assert locate_base(str(base)).digest == found.digest
+    with pytest.raises(ConfigError, match="stage `base`"):
+        locate_base("tiny")
+    with pytest.raises(EnvironmentProblem, match=r"no config\.json"):
+        locate_base(str(tmp_path))
+
+
+def test_an_unreachable_base_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(EnvironmentProblem, match="hf download nobody/nora"):
+        locate_base("nobody/nora")
+
+
+# ------------------------------------------------------------------ the adapter
+
+
+def test_lora_stands_on_every_linear_layer_of_the_language_model_and_nowhere_else(base: Path) -> None:
+    model, _ = load_base(base, FLOAT)
+    adapted = attach_lora(model, LoraConfig(rank=4), "tiny:x", [], 0)
+    names = {n.split(".lora_")[0] for n, p in adapted.named_parameters() if p.requires_grad}
+    assert len(names) == SMALL.layers * 7
+    assert all("language_model.layers" in n for n in names)
+    # The trap: a suffix list would also have hit the vision tower.
+    assert any(n.endswith("mlp.gate_proj") for n, _ in model.named_modules() if ".visual." in n)
+    assert "language_model" in TARGETS
+
+
+def test_flow_tokens_take_the_spare_rows_and_train_alone(base: Path) -> None:
+    model, tokenizer = load_base(base, FLOAT)
+    rows = model.get_input_embeddings().num_embeddings
+    ids = add_flow_tokens(model, tokenizer, FLOW_CODES, 0)
+    assert ids == list(range(len(tokenizer) - FLOW_CODES, len(tokenizer)))
+    assert model.get_input_embeddings().num_embeddings == rows
+    adapted = attach_lora(model, LoraConfig(rank=4), "tiny:x", ids, 0)
+    sizes = {n: p.numel() for n, p in adapted.named_parameters() if p.requires_grad and "lora_" not in n}
+    assert list(sizes.values()) == [FLOW_CODES * SMALL.hidden]  # tied: once, for embedding and head
+    assert model.lm_head.weight is model.get_input_embeddings().weight or "trainable_tokens" in next(iter(sizes))
+
+
+def test_more_flow_tokens_than_spare_rows_grow_the_embedding_the_same_way_twice(base: Path) -> None:
+    grown = []
+    for _ in range(2):
+        model, tokenizer = load_base(base, FLOAT)
+        add_flow_tokens(model, tokenizer, SMALL.flow_rows + 5, seed=3)
+        grown.append(model.get_input_embeddings().weight.detach().clone())
+        assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert len(grown[0]) == len(tokenizer)
+    assert torch.equal(grown[0], grown[1])
+
+
+def test_untied_embeddings_train_rows_in_both_matrices() -> None:
+    tokenizer = build_tokenizer(CORPUS * 4, SMALL.text_vocab, 256)
+    config = build_config(tokenizer, SMALL)
+    config.tie_word_embeddings = False
+    config.text_config.tie_word_embeddings = False
+    model = build_model(config, 0)
+    assert model.lm_head.weight is not model.get_input_embeddings().weight
+    adapted = attach_lora(model, LoraConfig(rank=4), "tiny:x", add_flow_tokens(model, tokenizer, 3, 0), 0)
+    sizes = [p.numel() for n, p in adapted.named_parameters() if p.requires_grad and "lora_" not in n]
+    assert sizes == [3 * SMALL.hidden] * 2
+
+
+# ------------------------------------------------------------------ the checkpoint
+
+
+def test_a_checkpoint_has_the_promised_files_and_no_path(adapter: TinyAdapter) -> None:
+    found = files(adapter.checkpoint)
+    promised = {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "action_tokenizer.json",
+        "dataset_statistics.json",
+        "adapter_card.json",
+    }
+    assert promised <= found.keys()
+    assert not [name for name, content in found.items() if str(adapter.base.parent).encode() in content]
+
+
+def test_a_checkpoint_is_made_again_byte_for_byte_elsewhere(adapter: TinyAdapter, tmp_path: Path) -> None:
+    again = write_tiny_adapter(tmp_path / "elsewhere", TEXT_FLOW_COT)
+    assert files(again.checkpoint) == files(adapter.checkpoint)
+
+
+def test_plain_peft_loads_a_checkpoint_and_agrees_with_ours(adapter: TinyAdapter) -> None:
+    loaded = load_adapter(adapter.checkpoint, adapter.base, "cpu", FLOAT)
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(adapter.base, local_files_only=True)
+    plain = PeftModel.from_pretrained(base, adapter.checkpoint).eval()
+    vocabulary = loaded.layout.vocabulary
+    ids = torch.tensor([[1, 2, vocabulary.flow_start, vocabulary.flow_start + 3, vocabulary.action_start]])
+    with torch.no_grad():
+        ours, theirs = loaded.model(input_ids=ids).logits, plain(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert loaded.model.lm_head.weight is loaded.model.get_input_embeddings().weight
+
+
+def test_loading_gives_back_what_was_saved(adapter: TinyAdapter) -> None:
+    loaded = load_adapter(adapter.checkpoint, str(adapter.base), "cpu", FLOAT)
+    assert loaded.card.phase == TEXT_FLOW_COT
+    assert loaded.card.action_tokenizer == loaded.action_tokenizer.digest
+    assert loaded.layout.vocabulary.num_flows == FLOW_CODES
+    assert loaded.statistics.dataset == "libero_object"
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_values(adapter: TinyAdapter, tmp_path: Path) -> None:
+    other = write_tiny_base(tmp_path / "other", replace(SMALL, layers=3))
+    with pytest.raises(ConfigError) as refused:
+        load_adapter(adapter.checkpoint, other, "cpu", FLOAT)
+    assert folder_digest(other)[:16] in str(refused.value)
+    assert folder_digest(adapter.base)[:16] in str(refused.value)
+
+
+def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: TinyAdapter, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match="give the base's folder"):
+        load_adapter(adapter.checkpoint, None, "cpu", FLOAT)
+    with pytest.raises(EnvironmentProblem, match=r"adapter_card\.json"):
+        load_adapter(tmp_path, adapter.base, "cpu", FLOAT)
