@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from experiment import compose
 from experiment.cli import COMMANDS, Parser, typed_command
 from experiment.plan import (
+    GROUP_MARK,
     Data,
     Places,
     Result,
@@ -23,6 +24,7 @@ from experiment.plan import (
     demos_view,
     evaluate_node,
     evaluate_view,
+    table_group,
     table_title,
     train_node,
     train_view,
@@ -291,18 +293,20 @@ def _study(runs: Sequence[Run], places: Places, workers: int, said: tuple[str, .
     title = table_title(config, sources)
     results: list[Result] = []
     views: list[View] = []
+    group = ""
     for run in runs:
         train = train_node(run, places, workers)
         evaluate = evaluate_node(run, train, train.inputs.get("base"))
         results.append(Result(run.slug, evaluate, train))
-        views += [train_view(places, train), evaluate_view(places, evaluate, title)]
+        group = table_group(title, evaluate)
+        views += [train_view(places, train), evaluate_view(places, evaluate, group)]
     views += _expert_views(Data(config, sources, places, workers))
     return Study(
         places=places,
         targets=tuple(result.evaluate for result in results),
         views=tuple(views),
         results=tuple(results),
-        group=title,
+        group=group,
         title=title,
         preset=config.preset,
         phase_order=tuple(compose.phase_files()),
@@ -472,13 +476,14 @@ def _evaluate(values: Namespace) -> int:
     run_ = Run(config, subset, sources)
     node = evaluate_node(run_, adapter, base)
     title = table_title(config, sources)
+    group = table_group(title, node)
     result = Result(run_.slug, node, adapter if adapter.stage == "train" else None)
     study = Study(
         places=places,
         targets=(node,),
-        views=(evaluate_view(places, node, title),),
+        views=(evaluate_view(places, node, group),),
         results=(result,),
-        group=title,
+        group=group,
         title=title,
         preset=config.preset,
         phase_order=tuple(compose.phase_files()),
@@ -508,18 +513,15 @@ def _base_of(store: Store, adapter: StageNode) -> StageNode:
     if manifest is not None and "base" in manifest.inputs:
         return stored_node("base", "", manifest.inputs["base"]["key"])
     card = json.loads((store.entry(adapter.stage, adapter.key) / "checkpoint-final" / "adapter_card.json").read_text())
+    from training.lora_model import folder_digest  # torch: only for adapters from elsewhere
+
     for _, candidate in store.manifests("base"):
-        if _names_base(card["base"], candidate.files):
+        if folder_digest(store.entry("base", candidate.key) / "base") == card["base_digest"]:
             return stored_node("base", "", candidate.key)
     raise EnvironmentProblem(
         f"this adapter was trained on the base {card['base']!r}, which is not in {store.root}; run its training here "
         "again, or evaluate it with the --output_dir it was trained in"
     )
-
-
-def _names_base(identity: str, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a card's base identity contains the digest of these weights."""
-    return any(info["sha256"] in identity or identity in info["sha256"] for info in files.values())
 
 
 def _report(values: Namespace) -> int:
@@ -534,6 +536,7 @@ def _report(values: Namespace) -> int:
     group = last.group if last is not None else groups[-1]
     results = tuple(published_results(store, group))
     built = store.whole("report", last.key) if last is not None else None
+    title = group.rpartition(GROUP_MARK)[0]
     preset = str(built.config["preset"]) if built is not None else ""
     study = Study(
         places=places,
@@ -541,7 +544,7 @@ def _report(values: Namespace) -> int:
         views=(),
         results=results,
         group=group,
-        title=group,
+        title=title,
         preset=preset,
         phase_order=tuple(compose.phase_files()),
     )

@@ -28,11 +28,16 @@ from configs.schema import (
     TrainSlice,
 )
 from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files
-from experiment.stages import StageNode, make_node
+from experiment.stages import StageNode, digest, make_node
 from experiment.views import View
 
 STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
 """What a phase's segments are made from -> the stage that makes it, which is also the input's name in training."""
+
+
+GROUP_MARK = " #"
+_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows")
+"""Settings of an evaluation that do not keep its rows out of another's table."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +223,15 @@ def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) 
     if config.model.base == TINY_BASE:
         return f"Tiny preset: a check of the machinery, not a result about the methods ({on})"
     return f"{config.model.base} on LIBERO ({on})"
+
+
+def table_group(title: str, evaluate: StageNode) -> str:
+    """Names the evaluations that may share a table: same title, protocol, environment and base."""
+    config = dict(evaluate.spec.key_config)
+    protocol = {name: value for name, value in config["eval"].items() if name not in _ANY_NUMBER_OF}
+    base = evaluate.spec.inputs.get("base")
+    same = {"protocol": protocol, "env": config["env"], "execute": config["execute"], "base": base.key if base else ""}
+    return f"{title}{GROUP_MARK}{digest(same)[:8]}"
 
 
 def demos_view(places: Places, node: StageNode, subset: Subset) -> View:
