@@ -12,6 +12,7 @@ import ctypes
 import ctypes.util
 import functools
 import hashlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,13 @@ def boot() -> None:
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     _load_robosuite_macros()
     with quiet():
-        import libero.libero.envs  # noqa: F401
-        import robosuite
-
-    vars(robosuite)["macros"] = sys.modules["robosuite.macros"]  # as an import of the submodule would have done
+        importlib.import_module("libero.libero.envs")
+        robosuite: Any = importlib.import_module("robosuite")
+    robosuite.macros = sys.modules["robosuite.macros"]  # as an import of the submodule would have done
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Swallow what LIBERO and robosuite print and warn while they import or build."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

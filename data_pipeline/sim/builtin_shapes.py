@@ -76,10 +76,10 @@ def lathe(profile: Sequence[tuple[float, float]], sides: int = 32) -> Mesh:
     return _merge_poles(Mesh(np.concatenate(rings), np.concatenate(faces)))
 
 
-def place(mesh: Mesh, axis: int, offset: Sequence[float], scale: Sequence[float] = (1.0, 1.0, 1.0)) -> Mesh:
+def place(mesh: Mesh, axis: int, offset: np.ndarray, scale: Sequence[float] = (1.0, 1.0, 1.0)) -> Mesh:
     """Scale a mesh made about +z, turn its z to the given axis (0, 1, 2) cyclically, then move it."""
     vertices = np.roll(mesh.vertices * np.asarray(scale), axis - 2, axis=1)
-    return Mesh(vertices + np.asarray(offset), mesh.faces)
+    return Mesh(vertices + offset, mesh.faces)
 
 
 def join(meshes: Sequence[Mesh]) -> Mesh:

@@ -51,6 +51,7 @@ class LiberoEnv:
         self.goal: tuple[tuple[str, ...], ...] = tuple(
             (predicate.capitalize(), *names) for predicate, *names in self.raw.parsed_problem["goal_state"]
         )
+        # as the BDDL file lists them: objects, fixtures, and for some tasks regions of these
         self.objects_of_interest: tuple[str, ...] = tuple(self.raw.obj_of_interest)
         self.object_names: tuple[str, ...] = tuple(self.raw.objects_dict)
         self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
@@ -264,7 +265,8 @@ class LiberoEnv:
 
 def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
     """LIBERO's problem class for a BDDL file, without cameras and without a renderer."""
-    vars(libero_package)["_assets_path_cache"] = str(chosen.path)  # the only way in: it ignores its own config
+    package: Any = libero_package
+    package._assets_path_cache = str(chosen.path)  # the only way in: it ignores its own configuration
     problem = TASK_MAPPING[get_problem_info(bddl_file)["problem_name"]]
     with quiet():
         raw = problem(

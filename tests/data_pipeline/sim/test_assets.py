@@ -16,7 +16,7 @@ import pytest
 from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.sim import assets, boot, builtin_assets, builtin_shapes
-from data_pipeline.sim.builtin_objects import STRETCHED, TURNED
+from data_pipeline.sim.builtin_looks import STRETCHED, TURNED
 
 ROOT = Path(__file__).parents[3]
 
