@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 import shlex
@@ -34,30 +33,6 @@ COMMANDS = {
     "worker": "(internal) runs stages for a driver",
     "run-stage": "(internal) runs one stage from its spec file",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Every flag in both spellings; problems are ConfigErrors with the nearest flag."""
-
-    def flag(self, name: str, **options: object) -> None:
-        """Add `--a_b`, also as `--a-b`."""
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"))
-        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)  # pyright: ignore[reportArgumentType]
-
-    def error(self, message: str) -> NoReturn:
-        """Argparse's own complaints, as ConfigError."""
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Flags and overrides in any order. Raises ConfigError for what is neither."""
-        values, unknown = self.parse_known_intermixed_args(list(argv))
-        if unknown:
-            flags = [option for action in self._actions for option in action.option_strings]
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
-            raise ConfigError(
-                f"unknown flag {unknown[0]}; did you mean {near[0]}?" if near else f"unknown flag {unknown[0]}"
-            )
-        return values
 
 
 def main(command: str, argv: Sequence[str], *, phase: str = "") -> int:
@@ -143,6 +118,7 @@ def typed_command() -> str:
 
 
 def _worker(argv: list[str]) -> int:
+    from experiment.flags import Parser
     from experiment.worker import serve
 
     parser = Parser(prog="worker")
@@ -154,6 +130,7 @@ def _worker(argv: list[str]) -> int:
 
 
 def _run_stage(argv: list[str]) -> int:
+    from experiment.flags import Parser
     from experiment.worker import run_spec_file
 
     parser = Parser(prog="run-stage")

@@ -253,3 +253,9 @@ def evaluate_view(places: Places, node: StageNode, group: str) -> View:
 def report_view(places: Places, node: StageNode, group: str) -> View:
     """outputs/eval_results/: results.md, .csv, .html, videos/."""
     return View(node, places.results, group=group)
+
+
+def expert_views(data: Data) -> list[View]:
+    """The demonstrations of every subset that the expert serves."""
+    expert = [subset for subset, source in data.sources.items() if source.kind == EXPERT]
+    return [demos_view(data.places, data.demos(subset), subset) for subset in expert]

@@ -1,0 +1,125 @@
+"""The scripts that make data: demonstrations, regeneration, annotations, flow tokens."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from configs.schema import Subset, check
+from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.libero_utils import SUITE_OF, parse_subset
+from experiment import compose
+from experiment.plan import Data, demos_view, expert_views
+from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
+from experiment.settings import Prepared, choice_of, places_of, read_overrides, required_subset
+from experiment.stages import StageNode, make_node, stored_node
+from experiment.store import Store
+from experiment.study import Done, Study, run_study
+from experiment.views import View, markers, replace_file
+
+
+def _data_for(values: Namespace, subset: Subset) -> tuple[Data, Prepared]:
+    """Data stages of one subset. They are the same for every phase: any phase file serves."""
+    phase = next(iter(compose.phase_files().values()))
+    preset, said, overrides = read_overrides(values)
+    config = compose.compose(phase, [f"preset={preset}", *overrides])
+    places = places_of(values)
+    resolved = resolve(config, [subset], places.data_dir)
+    data = Data(resolved.config, resolved.sources, places, values.num_workers)
+    return data, Prepared(resolved, (*said, *resolved.decisions), "")
+
+
+def _run_one(data: Data, prepared: Prepared, node: StageNode, views: Sequence[View], values: Namespace) -> Done:
+    study = Study(data.places, (node,), tuple(views), title=node.label, decisions=prepared.said)
+    return run_study(study, choice_of(values, data.config))
+
+
+def generate_demos(values: Namespace) -> int:
+    """Expert demonstrations of one subset, published in `<data_dir>/libero_<subset>_expert`."""
+    values.overrides = [*values.overrides, f"data.source={EXPERT}"]
+    subset = required_subset(values)
+    data, prepared = _data_for(values, subset)
+    view = demos_view(data.places, data.demos(subset), subset)
+    done = _run_one(data, prepared, view.node, [view], values)
+    if done.code == 0 and not values.dry_run:
+        print(f"demonstrations: {view.folder}")
+    return done.code
+
+
+def regenerate_libero(values: Namespace) -> int:
+    """Replayed demonstrations of one suite, published in `--libero_target_dir`."""
+    suite = values.libero_task_suite
+    check(suite in SUITE_OF.values(), f"--libero_task_suite {suite!r}; allowed: {', '.join(SUITE_OF.values())}")
+    subset = parse_subset(suite)
+    raw = _raw_folder(Path(values.libero_raw_data_dir), subset)
+    expert = made_by_expert(raw)
+    values.overrides = [*values.overrides, f"data.source={EXPERT}"]  # so that nothing else is looked for
+    data, prepared = _data_for(values, subset)
+    data = replace(data, sources={subset: DataSource(OFFICIAL, raw)}) if not expert else data
+    demos = _stored_demos(data, raw) or data.demos(subset)
+    node = replace_input(data.regenerate(subset), "demos", demos)
+    origin = EXPERT if expert else OFFICIAL
+    note = f'{{"stage":"regenerate","demonstrations":"{origin}"}}'
+    target = Path(values.libero_target_dir).absolute()
+    done = _run_one(data, prepared, node, [View(node, target, redo=False, note=note)], values)
+    if done.code == 0 and not values.dry_run:
+        print(f"regenerated demonstrations: {target}")
+    return done.code
+
+
+def replace_input(node: StageNode, name: str, new: StageNode) -> StageNode:
+    """The same stage on another input."""
+    return make_node(
+        node.stage, node.spec.slug, node.spec.build_config(), {**node.inputs, name: new}, worker=node.worker
+    )
+
+
+def _stored_demos(data: Data, raw: Path) -> StageNode | None:
+    """The stage whose published output a folder is, so that the store's own entry is used."""
+    store = Store(data.places.store)
+    for folder, marker in markers(store):
+        if folder == raw.resolve() and store.whole(marker.stage, marker.key) is not None:
+            return stored_node(marker.stage, marker.slug, marker.key)
+    return None
+
+
+def _raw_folder(wanted: Path, subset: Subset) -> Path:
+    """The folder named, or beside it the expert's. Raises EnvironmentProblem with both remedies."""
+    beside = [wanted.with_name(f"libero_{subset.value}"), wanted.with_name(f"libero_{subset.value}_expert")]
+    for folder in (wanted, *beside):
+        if any(folder.glob("*.hdf5")):
+            if folder != wanted:
+                print(f"{wanted} has no *.hdf5; using {folder}")
+            return folder
+    raise EnvironmentProblem(
+        f"{wanted} has no demonstrations (*.hdf5). Download {SUITE_OF[subset]} there, or make some with `python "
+        f"scripts/generate_demos.py --subset {subset.value}`, which writes {beside[1]}"
+    )
+
+
+def generate_ecot(values: Namespace) -> int:
+    """Annotations of one subset, copied to `--output`."""
+    subset = required_subset(values)
+    data, prepared = _data_for(values, subset)
+    return _sidecar(values, data, prepared, data.annotate(subset), "annotations.json")
+
+
+def preprocess_flow(values: Namespace) -> int:
+    """Flow tokens of one subset, copied to `--output`."""
+    subset = required_subset(values)
+    data, prepared = _data_for(values, subset)
+    return _sidecar(values, data, prepared, data.tokens(subset), "flow_tokens.json")
+
+
+def _sidecar(values: Namespace, data: Data, prepared: Prepared, node: StageNode, inside: str) -> int:
+    """Build a stage and put a copy of its file where the user wants it."""
+    done = _run_one(data, prepared, node, expert_views(data), values)
+    if done.code == 0 and not values.dry_run:
+        source = data.places.store / node.stage / node.key / inside
+        target = Path(values.output) if values.output else source
+        if values.output:
+            replace_file(source, target)
+        print(f"wrote {target}")
+    return done.code

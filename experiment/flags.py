@@ -1,0 +1,130 @@
+"""Every flag of every script."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from configs.schema import ConfigError
+from data_pipeline.libero_utils import SUITE_OF
+
+
+class Parser(argparse.ArgumentParser):
+    """Every flag in both spellings; problems are ConfigErrors with the nearest flag."""
+
+    def flag(self, name: str, **options: object) -> None:
+        """Add `--a_b`, also as `--a-b`."""
+        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"))
+        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)  # pyright: ignore[reportArgumentType]
+
+    def error(self, message: str) -> NoReturn:
+        """Argparse's own complaints, as ConfigError."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Flags and overrides in any order. Raises ConfigError for what is neither."""
+        values, unknown = self.parse_known_intermixed_args(list(argv))
+        if unknown:
+            flags = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, 1)
+            raise ConfigError(
+                f"unknown flag {unknown[0]}; did you mean {near[0]}?" if near else f"unknown flag {unknown[0]}"
+            )
+        return values
+
+
+def _places_flags(parser: Parser) -> None:
+    parser.flag("data_dir", default="./data", help="demonstrations: libero_<subset>/*.hdf5")
+    parser.flag("output_dir", default="./outputs", help="store, adapters, results")
+    parser.flag("dry_run", action="store_true", help="say what would run, and why")
+    parser.flag("num_workers", type=int, default=1, help="processes inside a stage")
+
+
+def _subset_flag(parser: Parser) -> None:
+    parser.flag("subset", help="spatial, object, goal, long (libero_10 is long)")
+
+
+def _run_flags(parser: Parser) -> None:
+    parser.flag("phase", help="a phase of configs/, or the path of a phase's YAML file")
+    _subset_flag(parser)
+    parser.flag("all-phases", action="store_true")
+    parser.flag("all-subsets", action="store_true")
+    parser.flag("seeds", help="training seeds, e.g. 0,1,2")
+    parser.flag("name", default="", help="names this variant's folders; default: from the changed settings")
+    parser.flag("only", default="", help="stages to bring up to date, with what they need: annotate,tokens")
+    parser.flag("from", default="", help="redo this stage and everything after it")
+    parser.flag("force", default="", help="redo these stages (and what depends on them)")
+    parser.flag("num_trials", help="episodes per task")
+    parser.flag("mode", choices=("no_think", "think", "both"))
+    _llm_flags(parser)
+    _places_flags(parser)
+
+
+def _llm_flags(parser: Parser) -> None:
+    for name in ("llm-model", "llm-base-url", "model", "base-url", "max-usd", "concurrency"):
+        parser.flag(name, help="of the language-model annotator; without effect on the rules annotator")
+
+
+def _demos_flags(parser: Parser) -> None:
+    _subset_flag(parser)
+    parser.flag("episodes_per_task")
+    parser.flag("image_resolution")
+    _places_flags(parser)
+
+
+def _regenerate_flags(parser: Parser) -> None:
+    parser.flag("libero_task_suite", required=True, help=", ".join(SUITE_OF.values()))
+    parser.flag("libero_raw_data_dir", required=True)
+    parser.flag("libero_target_dir", required=True)
+    parser.flag("image_resolution")
+    _places_flags(parser)
+
+
+def _ecot_flags(parser: Parser) -> None:
+    _subset_flag(parser)
+    parser.flag("output", help="also write the annotations here")
+    _llm_flags(parser)
+    _places_flags(parser)
+
+
+def _flow_flags(parser: Parser) -> None:
+    _subset_flag(parser)
+    parser.flag("output", help="also write the tokens here")
+    parser.flag("backend", choices=("auto", "sim", "raft", "dis_chain"))
+    _places_flags(parser)
+
+
+def _train_flags(parser: Parser) -> None:
+    parser.flag("phase", help="a phase of configs/, or the path of a phase's YAML file")
+    _subset_flag(parser)
+    parser.flag("name", default="")
+    for name in ("lora_rank", "learning_rate", "max_train_steps", "reasoning_dropout_prob", "cot_loss_weight"):
+        parser.flag(name)
+    parser.flag("ecot_annotations", help="a file of scripts/generate_ecot.py instead of the stage's own")
+    parser.flag("flow_tokens", help="a file of scripts/preprocess_flow.py instead of the stage's own")
+    _places_flags(parser)
+
+
+def _evaluate_flags(parser: Parser) -> None:
+    parser.flag("model_type", required=True, help="the phase of the adapter")
+    parser.flag("libero_subset", required=True)
+    parser.flag("lora_path", required=True, help="an adapter, e.g. outputs/<phase>/<subset>/checkpoint-final")
+    parser.flag("num_trials")
+    parser.flag("mode", choices=("no_think", "think", "both"))
+    parser.flag("protocol", choices=("standard", "nora"))
+    _places_flags(parser)
+
+
+FLAGS: dict[str, Callable[[Parser], None]] = {
+    "run_experiment": _run_flags,
+    "generate_demos": _demos_flags,
+    "regenerate_libero": _regenerate_flags,
+    "generate_ecot": _ecot_flags,
+    "preprocess_flow": _flow_flags,
+    "train": _train_flags,
+    "evaluate": _evaluate_flags,
+    "make_report": _places_flags,
+}
+"""Command -> what adds its flags."""

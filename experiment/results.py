@@ -1,0 +1,107 @@
+"""The scripts evaluate and make_report: adapters by path, the table from what is stored."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+
+from configs.schema import ConfigError, Subset, check
+from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.libero_utils import parse_subset
+from experiment import compose
+from experiment.cli import typed_command
+from experiment.plan import GROUP_MARK, Result, Run, evaluate_node, evaluate_view, table_group, table_title
+from experiment.resolve import TINY_BASE
+from experiment.settings import choice_of, places_of, prepare
+from experiment.stages import StageNode, stored_node
+from experiment.store import Store
+from experiment.study import Choice, Study, published_results, run_study
+from experiment.views import markers
+
+
+def evaluate(values: Namespace) -> int:
+    """Roll out the adapter at `--lora_path`; its row joins the table."""
+    subset, places = parse_subset(values.libero_subset), places_of(values)
+    store = Store(places.store)
+    adapter = _adapter(store, Path(values.lora_path), subset)
+    prepared = prepare(compose.find_phase(values.model_type), values, [subset])
+    config, sources = prepared.resolved.config, prepared.resolved.sources
+    base = _base_of(store, adapter) if config.model.base == TINY_BASE else None
+    run_ = Run(config, subset, sources)
+    node = evaluate_node(run_, adapter, base)
+    title = table_title(config, sources)
+    group = table_group(title, node)
+    result = Result(run_.slug, node, adapter if adapter.stage == "train" else None)
+    study = Study(
+        places=places,
+        targets=(node,),
+        views=(evaluate_view(places, node, group),),
+        results=(result,),
+        group=group,
+        title=title,
+        preset=config.preset,
+        phase_order=tuple(compose.phase_files()),
+        decisions=prepared.said,
+    )
+    return run_study(study, choice_of(values, config)).code
+
+
+def _adapter(store: Store, path: Path, subset: Subset) -> StageNode:
+    """A published checkpoint as its store entry; any other folder by content."""
+    if not path.is_dir():
+        raise ConfigError(
+            f"--lora_path {path} does not exist; train it first, e.g. `python scripts/train_baseline.py --subset "
+            f"{subset.value}`"
+        )
+    for folder, marker in markers(store):
+        shown = folder / "checkpoint-final" == path.resolve()
+        if marker.stage == "train" and shown and store.whole("train", marker.key) is not None:
+            return stored_node("train", marker.slug, marker.key)
+    key, _ = store.import_path(path.resolve(), "checkpoint-final", path.name)
+    return stored_node("file", path.name, key)
+
+
+def _base_of(store: Store, adapter: StageNode) -> StageNode:
+    """The tiny backbone of an adapter: the one it was trained on, or the one its card names by digest."""
+    manifest = store.whole(adapter.stage, adapter.key)
+    if manifest is not None and "base" in manifest.inputs:
+        return stored_node("base", "", manifest.inputs["base"]["key"])
+    card = json.loads((store.entry(adapter.stage, adapter.key) / "checkpoint-final" / "adapter_card.json").read_text())
+    from training.lora_model import folder_digest  # torch: only for adapters from elsewhere
+
+    for _, candidate in store.manifests("base"):
+        if folder_digest(store.entry("base", candidate.key) / "base") == card["base_digest"]:
+            return stored_node("base", "", candidate.key)
+    raise EnvironmentProblem(
+        f"this adapter was trained on the base {card['base']!r}, which is not in {store.root}; run its training here "
+        "again, or evaluate it with the --output_dir it was trained in"
+    )
+
+
+def make_report(values: Namespace) -> int:
+    """The table over every published evaluation of the last table's kind."""
+    places = places_of(values)
+    store = Store(places.store)
+    last = next((m for folder, m in markers(store) if m.stage == "report" and folder == places.results.resolve()), None)
+    groups = [m.group for _, m in markers(store) if m.stage == "evaluate"]
+    check(
+        bool(groups),
+        f"no evaluations in {places.output_dir}; run `python scripts/run_experiment.py --all-phases --all-subsets`",
+    )
+    group = last.group if last is not None else groups[-1]
+    results = tuple(published_results(store, group))
+    built = store.whole("report", last.key) if last is not None else None
+    title = group.rpartition(GROUP_MARK)[0]
+    preset = str(built.config["preset"]) if built is not None else ""
+    study = Study(
+        places=places,
+        targets=(),
+        views=(),
+        results=results,
+        group=group,
+        title=title,
+        preset=preset,
+        phase_order=tuple(compose.phase_files()),
+    )
+    return run_study(study, Choice(force=("report",), dry_run=values.dry_run, command=typed_command())).code

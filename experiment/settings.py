@@ -1,0 +1,133 @@
+"""Flags and overrides -> a resolved configuration, folders, choices."""
+
+from __future__ import annotations
+
+import hashlib
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema import ConfigError, ExperimentConfig, Subset, canonical, check
+from data_pipeline.libero_utils import parse_subset
+from experiment import compose
+from experiment.cli import typed_command
+from experiment.plan import Places
+from experiment.resolve import Resolved, needed_subsets, resolve, resolve_preset
+from experiment.study import Choice
+from experiment.survey import flatten
+
+FLAG_KEYS = {
+    "lora_rank": "lora.rank",
+    "learning_rate": "optimizer.learning_rate",
+    "max_train_steps": "max_train_steps",
+    "reasoning_dropout_prob": "reasoning_dropout.prob",
+    "cot_loss_weight": "reasoning_dropout.cot_loss_weight",
+    "num_trials": "eval.num_trials",
+    "protocol": "eval.protocol",
+    "episodes_per_task": "data.demos_per_task",
+    "image_resolution": "env.resolution",
+    "backend": "flow.backend",
+}
+"""Flags that are another spelling of a configuration key."""
+
+_NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase")
+
+
+def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
+    """(preset, sentences to print, overrides without the preset). Raises ConfigError where a flag contradicts."""
+    given = dict(compose.override_value(text) for text in values.overrides)
+    overrides = [text for text in values.overrides if not text.startswith("preset=")]
+    flags = {key: getattr(values, flag, None) for flag, key in FLAG_KEYS.items()}
+    mode = getattr(values, "mode", None)
+    if mode:
+        flags["eval.modes"] = "[no_think,think]" if mode == "both" else f"[{mode}]"
+    for key, text in flags.items():
+        if text is None:
+            continue
+        _, value = compose.override_value(f"{key}={text}")
+        if key in given and not _same(given[key], value):
+            raise ConfigError(f"a flag says {key}={value!r} and an override says {key}={given[key]!r}; keep one")
+        if key not in given:
+            overrides.append(f"{key}={text}")
+    preset, said = resolve_preset(str(given.get("preset", "auto")))
+    return preset, [said] if said else [], overrides
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, also `5e-5` (text to YAML 1.1) and 0.00005."""
+    try:
+        return a == b or float(a) == float(b)
+    except (TypeError, ValueError):
+        return False
+
+
+def places_of(values: Namespace) -> Places:
+    """Absolute folders of a run."""
+    return Places(Path(values.output_dir).expanduser().absolute(), Path(values.data_dir).expanduser().absolute())
+
+
+def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
+    """Which stages run, and how."""
+    names = [name for name in getattr(values, "force", "").split(",") if name]
+    start = getattr(values, "from", "")
+    only = tuple(name for name in getattr(values, "only", "").split(",") if name)
+    return Choice(
+        only=only,
+        force=(*names, *([start] if start else [])),
+        dry_run=values.dry_run,
+        cores=config.executor.cores,
+        retries=config.executor.retries,
+        command=typed_command(),
+    )
+
+
+def required_subset(values: Namespace) -> Subset:
+    """`--subset`, which must be there."""
+    check(bool(values.subset), f"--subset is needed; allowed: {', '.join(s.value for s in Subset)}")
+    return parse_subset(values.subset)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A resolved configuration with what to say about it and what keeps its folders apart."""
+
+    resolved: Resolved
+    said: tuple[str, ...]
+    variant: str
+
+
+def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Sequence[str] = ()) -> Prepared:
+    """Compose and resolve one phase. `extra` are overrides of this run alone, such as its seed."""
+    preset, said, overrides = read_overrides(values)
+    config = compose.compose(phase, [f"preset={preset}", *overrides, *extra])
+    wanted = needed_subsets(config, subsets)
+    places = places_of(values)
+    resolved = resolve(config, wanted, places.data_dir)
+    changed = bool(overrides or extra)
+    plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
+    name = getattr(values, "name", "") or variant(resolved.config, _like(resolved.config, plain))
+    return Prepared(resolved, (*said, *resolved.decisions), name)
+
+
+def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig:
+    """The plain configuration, its `auto` values read as this run resolved them."""
+    env = replace(plain.env, assets=config.env.assets) if plain.env.assets == "auto" else plain.env
+    data = replace(plain.data, source=config.data.source) if plain.data.source == "auto" else plain.data
+    flow = replace(plain.flow, backend=config.flow.backend) if plain.flow.backend == "auto" else plain.flow
+    return replace(plain, env=env, data=data, flow=flow)
+
+
+def variant(config: ExperimentConfig, plain: ExperimentConfig) -> str:
+    """Names what differs from the phase's and preset's own settings and can change an adapter: `prob0.3+rank8`."""
+    old, new = flatten(canonical(plain)), flatten(canonical(config))
+    changed = [key for key in new if new[key] != old.get(key) and key.partition(".")[0] not in _NOT_IN_VARIANT]
+    return "+".join(f"{key.rpartition('.')[2]}{_short(new[key])}" for key in sorted(changed))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    if text and len(text) <= 16 and all(c.isalnum() or c in "._-" for c in text):
+        return text
+    return "-" + hashlib.sha256(text.encode()).hexdigest()[:6]
