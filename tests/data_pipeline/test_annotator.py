@@ -1,0 +1,227 @@
+"""The rules annotator on made-up tracks: segments, words, honesty of the numbers, equal bytes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from configs.schema import Subset
+from data_pipeline.contract import POINT_GRID, EpisodeId
+from data_pipeline.ecot_annotator import annotate, offset_phrase, unique_labels, visible_objects
+from data_pipeline.scene import Goal, SceneTrack
+from data_pipeline.segments import grasp_runs, segment
+from data_pipeline.templates import choose, label, part_label, region_phrase
+
+CLOSE, RELEASE = 35, 110  # steps of the commands in `pick_and_place`
+
+
+def pick_and_place() -> SceneTrack:
+    """The hand goes to the soup (0.3 m ahead, on the floor), closes, lifts, carries it left, lowers it, lets go."""
+    keys = [0, 30, 42, 60, 90, 105, 115, 125]
+    waypoints = [[0, 0, 0.3], [0.3, 0, 0.05], [0.3, 0, 0.05], [0.3, 0, 0.25]]
+    waypoints += [[0.3, 0.3, 0.25], [0.3, 0.3, 0.1], [0.3, 0.3, 0.1], [0.3, 0.3, 0.25]]
+    time = np.arange(125)
+    grip = np.stack([np.interp(time, keys, axis) for axis in np.array(waypoints).T], 1)
+    held = (time >= 40) & (time < RELEASE + 2)
+    soup = np.where(held[:, None], grip, np.where(time[:, None] < 40, grip[40], grip[RELEASE + 1]))
+    basket = np.tile([0.3, 0.3, 0.05], (125, 1))
+    goal = Goal("in", "alphabet_soup_1", "basket_1_contain_region")
+    return SceneTrack(
+        episode=EpisodeId(Subset.OBJECT, 0, 0),
+        file="x_demo.hdf5",
+        instruction="pick up the alphabet soup and place it in the basket",
+        goals=(goal,),
+        names=("alphabet_soup_1", "basket_1"),
+        position=np.stack([soup, basket], 1),
+        grasped=np.stack([held, np.zeros(125, bool)], 1),
+        box=np.tile([[10.2, 20.0, 30.0, 40.5], [100.0, 100.0, 256.0, 150.0]], (125, 1, 1)),
+        visible=np.ones((125, 2)),
+        grip_position=grip,
+        grip_rotation=np.tile(np.diag([1.0, -1.0, -1.0]), (125, 1, 1)),
+        grip_point=np.stack([time, time], 1).astype(float),
+        grip_visible=np.ones(125, bool),
+        finger_opening=np.interp(time, [CLOSE, 40, RELEASE, RELEASE + 4], [0.08, 0.05, 0.05, 0.08]),
+        gripper_command=np.where((time >= CLOSE) & (time < RELEASE), 1.0, -1.0),
+        target=basket[:, None],
+        holds=(time >= 100)[:, None],
+        joint=np.full((125, 1), np.nan),
+    )
+
+
+def drawer(kind: str = "open") -> SceneTrack:
+    """The hand goes to a handle and slides it 15 cm; no object is grasped."""
+    base = pick_and_place()
+    time = np.arange(125)
+    joint = np.interp(time, [60, 100], [0, 0.15])[:, None]
+    return replace(
+        base,
+        goals=(Goal(kind, "wooden_cabinet_1_top_region"),),
+        names=("wooden_cabinet_1",),
+        position=base.position[:, 1:],
+        grasped=np.zeros((125, 1), bool),
+        box=base.box[:, 1:],
+        visible=np.ones((125, 1)),
+        gripper_command=np.where(time >= 50, 1.0, -1.0),
+        finger_opening=np.interp(time, [50, 55], [0.08, 0.01]),
+        holds=joint > 0.14,
+        joint=joint,
+    )
+
+
+def test_segments_of_a_pick_and_place() -> None:
+    parts = segment(pick_and_place())
+    assert [p.kind for p in parts] == ["reach", "grasp", "lift", "move", "place", "retract"]
+    assert parts[0].start == 0
+    assert parts[-1].stop == 125
+    assert all(a.stop == b.start for a, b in itertools.pairwise(parts))
+    starts = {p.kind: p.start for p in parts}
+    assert starts["grasp"] == CLOSE
+    assert 42 <= starts["lift"] <= 45
+    assert 57 <= starts["move"] <= 64
+    assert 85 <= starts["place"] <= 91
+    assert starts["retract"] == RELEASE + 2
+
+
+def test_segments_of_a_drawer() -> None:
+    parts = segment(drawer())
+    assert [p.kind for p in parts] == ["reach handle", "grasp handle", "open", "retract"]
+    assert [p.start for p in parts][1] == 50
+    assert 61 <= parts[2].start <= 64
+
+
+def test_a_goal_that_only_the_last_action_reaches_has_no_retract() -> None:
+    track = pick_and_place()
+    cut = SceneTrack(**{n: v[:105] if isinstance(v, np.ndarray) else v for n, v in vars(track).items()})
+    cut = replace(cut, holds=np.zeros((105, 1), bool))
+    assert [p.kind for p in segment(cut)][-1] == "place"
+
+
+def test_something_pushed_is_not_lifted() -> None:
+    track = pick_and_place()
+    parts = segment(replace(track, grasped=np.zeros_like(track.grasped)))
+    assert [p.kind for p in parts] == ["reach", "push", "retract"]
+
+
+def test_an_episode_without_any_event_is_one_reach() -> None:
+    track = pick_and_place()
+    idle = replace(track, grasped=np.zeros_like(track.grasped), position=np.tile(track.position[:1], (125, 1, 1)))
+    assert [(p.kind, p.start, p.stop) for p in segment(idle)] == [("reach", 0, 125)]
+
+
+def test_goals_are_told_in_the_order_of_the_episode() -> None:
+    one, two = pick_and_place(), drawer()
+    both = replace(
+        one,
+        goals=(one.goals[0], two.goals[0]),
+        names=(*one.names, *two.names),
+        position=np.concatenate([one.position, two.position], 1),
+        grasped=np.concatenate([one.grasped, two.grasped], 1),
+        box=np.concatenate([one.box, two.box], 1),
+        visible=np.ones((125, 3)),
+        target=np.concatenate([one.target, two.target], 1),
+        holds=np.concatenate([one.holds, np.arange(125)[:, None] >= 25], 1),
+        joint=np.concatenate([one.joint, np.interp(np.arange(125), [10, 25], [0, 0.15])[:, None]], 1),
+    )
+    both.holds[0, 1] = False
+    assert segment(both)[0].goal == 1
+    step = annotate(both, 12).steps[0]
+    assert step.task == "open the top drawer of the cabinet and put the alphabet soup in the basket"
+    assert step.plan == "open the top drawer of the cabinet, then put the alphabet soup in the basket"
+
+
+def test_grasp_runs_bridge_slips_and_drop_touches() -> None:
+    touching = np.zeros(60, bool)
+    touching[3] = True
+    touching[[*range(20, 30), *range(33, 40)]] = True
+    assert grasp_runs(touching) == [(20, 40)]
+
+
+def test_what_is_said_is_what_was_measured() -> None:
+    steps = annotate(pick_and_place(), 12).steps
+    assert steps[0].task == "put the alphabet soup in the basket"
+    assert steps[0].plan.startswith("reach the alphabet soup, grasp, lift, carry to the basket, place in the basket")
+    assert steps[0].subtask == "reach the alphabet soup"
+    assert steps[0].move_reasoning.endswith("is 30 cm ahead and 25 cm below")
+    assert steps[0].move == "move forward down"
+    assert "close gripper" in steps[CLOSE].move
+    assert steps[CLOSE].subtask == "grasp the alphabet soup"
+    assert steps[55].move_reasoning.startswith("it has risen 1")
+    assert steps[70].subtask == "carry the alphabet soup to the basket"
+    assert steps[70].move_reasoning.endswith("is 20 cm left and 20 cm below")
+    assert steps[70].move == "move left"
+    assert "open gripper" in steps[RELEASE].move
+    assert "has slid 8 cm" in annotate(drawer(), 12).steps[80].move_reasoning
+
+
+def test_sentences_stay_short() -> None:
+    """Every token is decoded before the robot may move: tags and boxes apart, about 250 characters."""
+    for track in (pick_and_place(), drawer(), drawer("close")):
+        for step in annotate(track, 12).steps:
+            spoken = (step.task, step.plan, step.subtask_reasoning, step.subtask, step.move_reasoning, step.move)
+            assert sum(map(len, spoken)) < 330
+            assert not any("{" in text or ":" in text or not text for text in spoken)
+
+
+def test_the_same_track_gives_the_same_annotation() -> None:
+    assert annotate(pick_and_place(), 12) == annotate(pick_and_place(), 12)
+    assert annotate(pick_and_place(), 12).source["move"] == "rules"
+
+
+def test_boxes_are_inclusive_grid_cells_and_hidden_things_are_left_out() -> None:
+    track = pick_and_place()
+    boxes = visible_objects(track, unique_labels(track), 0)
+    assert [(b.name, b.x0, b.y0, b.x1, b.y1) for b in boxes] == [
+        ("alphabet soup", 10, 20, 29, 40),
+        ("basket", 100, 100, POINT_GRID - 1, 149),
+    ]
+    track.visible[0, 0] = 0.05
+    track.box[0, 1] = np.nan
+    assert visible_objects(track, unique_labels(track), 0) == ()
+
+
+def test_two_of_a_kind_are_left_and_right() -> None:
+    track = replace(pick_and_place(), names=("moka_pot_1", "moka_pot_2"))
+    track.position[0, :, 1] = [-0.1, 0.2]
+    assert unique_labels(track) == ("right moka pot", "left moka pot")
+
+
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [
+        ([0.06, 0, -0.11], "6 cm ahead and 11 cm below"),
+        ([-0.1, 0.2, 0.15], "10 cm behind, 20 cm left and 15 cm above"),
+        ([0, -0.3, 0.02], "30 cm right"),
+        ([0.01, 0.01, 0], ""),
+    ],
+)
+def test_offsets_in_words(vector: list[float], words: str) -> None:
+    assert offset_phrase(np.array(vector)) == words
+
+
+@pytest.mark.parametrize(
+    ("target", "owner", "predicate", "words"),
+    [
+        ("plate_1", "plate_1", "on", "on the plate"),
+        ("basket_1_contain_region", "basket_1", "in", "in the basket"),
+        ("wooden_cabinet_1_top_region", "wooden_cabinet_1", "in", "in the top drawer of the cabinet"),
+        ("wooden_cabinet_1_top_side", "wooden_cabinet_1", "on", "on top of the cabinet"),
+        ("flat_stove_1_cook_region", "flat_stove_1", "on", "on the stove"),
+        ("wine_rack_1_top_region", "wine_rack_1", "on", "on the rack"),
+        ("desk_caddy_1_back_contain_region", "desk_caddy_1", "in", "in the back compartment of the caddy"),
+        ("main_table_stove_front_region", "flat_stove_1", "on", "in front of the stove"),
+        ("living_room_table_plate_right_region", "plate_1", "on", "to the right of the plate"),
+        ("microwave_1_heating_region", "microwave_1", "in", "in the microwave"),
+    ],
+)
+def test_every_kind_of_place_in_the_four_suites_has_words(target: str, owner: str, predicate: str, words: str) -> None:
+    assert region_phrase(target, owner, label(owner), predicate) == words
+
+
+def test_parts_and_choice() -> None:
+    assert part_label("white_cabinet_1_bottom_region", "white_cabinet_1", "cabinet") == "bottom drawer of the cabinet"
+    assert part_label("microwave_1", "microwave_1", "microwave") == "microwave"
+    assert {choose("abc", demo) for demo in range(50)} == set("abc")
+    assert choose("abc", 7) == choose("abc", 7)
