@@ -33,6 +33,7 @@ _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
 _LATTICE = 0.010
 _MAX_OFF_CENTRE = 0.006
 _MIN_CONTACTS = 3
+_FULL_COVER = 0.014
 _CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
 _PIXEL = 0.003
 
@@ -130,9 +131,9 @@ class _Level:
 
 
 def _search(level: _Level, candidates: np.ndarray, yaw: float) -> np.ndarray:
-    """Survivors among candidates [C, 2] at one height and yaw: rows (x, y, width, slope, contacts)."""
+    """Survivors among candidates [C, 2] at one height and yaw: rows (x, y, width, slope, contacts, cover)."""
     if len(level.gripped) == 0:
-        return np.zeros((0, 5))
+        return np.zeros((0, 6))
     axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]]).T
     places = candidates @ axes
     grips = _grips(level.gripped @ axes, places)
@@ -141,7 +142,7 @@ def _search(level: _Level, candidates: np.ndarray, yaw: float) -> np.ndarray:
     chosen = np.flatnonzero(keep)
     if len(chosen):
         chosen = chosen[_is_free(level, axes, places[chosen])]
-    return np.column_stack([candidates[chosen], grips[chosen][:, [2, 3, 0]]])
+    return np.column_stack([candidates[chosen], grips[chosen][:, [2, 3, 0, 4]]])
 
 
 def _candidates(target: np.ndarray) -> np.ndarray:
@@ -151,9 +152,10 @@ def _candidates(target: np.ndarray) -> np.ndarray:
 
 
 def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What closes between the pads, for points [N, 2] and places [C, 2] in (u, w): rows (contacts, mid, width, slope).
+    """What closes between the pads, for points [N, 2] and places [C, 2] in (u, w): rows (contacts, mid, width, slope, cover).
 
-    `slope` is how much the gripped points lean across the finger, 0 for a face square to it.
+    `slope` is how much the gripped points lean across the finger, 0 for a face square to it; `cover` is how far they
+    reach over the pad's depth, metres: an edge caught by half a pad slips out.
     """
     u = points[None, :, 0] - places[:, None, 0]
     w = points[None, :, 1] - places[:, None, 1]
@@ -161,6 +163,7 @@ def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     count = inside.sum(axis=1)
     high = np.where(inside, u, -np.inf).max(axis=1)
     low = np.where(inside, u, np.inf).min(axis=1)
+    cover = np.where(inside, w, -np.inf).max(axis=1) - np.where(inside, w, np.inf).min(axis=1)
     divisor = np.maximum(count, 1)
     mean_u, mean_w = (np.where(inside, a, 0).sum(axis=1) / divisor for a in (u, w))
     du, dw = (np.where(inside, a - m[:, None], 0) for a, m in ((u, mean_u), (w, mean_w)))
@@ -170,7 +173,7 @@ def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         middle, width = (low + high) / 2, high - low
     middle, width = (np.where(count > 0, a, np.inf) for a in (middle, width))
-    return np.column_stack([count, middle, width, slope])
+    return np.column_stack([count, middle, width, slope, cover])
 
 
 def _is_free(level: _Level, axes: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -193,7 +196,7 @@ def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: floa
     """Solid objects are held near their centre; hollow ones (bowls, mugs) by a thin wall."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
     cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 8 * (0.045 - min(0.045, depth))
-    cost = cost - 0.002 * np.minimum(contacts, 30)
+    cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
     return cost + (8 * off_centre + width if solid else 3 * width)
 
 
