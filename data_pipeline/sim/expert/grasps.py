@@ -152,7 +152,7 @@ def _candidates(target: np.ndarray) -> np.ndarray:
 
 
 def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """What closes between the pads, for points [N, 2] and places [C, 2] in (u, w): rows (contacts, mid, width, slope, cover).
+    """What closes between the pads: rows (contacts, mid, width, slope, cover), for places [C, 2] in (u, w).
 
     `slope` is how much the gripped points lean across the finger, 0 for a face square to it; `cover` is how far they
     reach over the pad's depth, metres: an edge caught by half a pad slips out.
