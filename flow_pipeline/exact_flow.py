@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.scene import Moment
-from flow_pipeline.flow_field import FlowField
+from flow_pipeline.flow_field import FlowField, inside
 
 MIN_DEPTH_M = 1e-4
 OCCLUSION_RELATIVE = 0.01
@@ -32,15 +32,15 @@ def hidden_later(first: Moment, later: Moment) -> np.ndarray:
     """
     target, depth = _transport(first, later)
     height, width = first.geom.shape
-    inside = (target >= 0).all(-1) & (target < [width, height]).all(-1)
-    column, row = np.moveaxis(np.floor(np.where(inside[..., None], target, 0)).astype(int), -1, 0)
+    within = inside(target, first.geom.shape)
+    column, row = np.moveaxis(np.floor(np.where(within[..., None], target, 0)).astype(int), -1, 0)
     tolerance = OCCLUSION_RELATIVE * np.abs(depth) + OCCLUSION_ABSOLUTE_M
-    agrees = np.zeros(inside.shape, bool)
+    agrees = np.zeros(within.shape, bool)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             seen = later.depth_m[np.clip(row + down, 0, height - 1), np.clip(column + right, 0, width - 1)]
             agrees |= np.abs(seen - depth) < tolerance
-    return ~(inside & agrees)
+    return ~(within & agrees)
 
 
 def _transport(first: Moment, later: Moment) -> tuple[np.ndarray, np.ndarray]:

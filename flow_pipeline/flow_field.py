@@ -61,6 +61,12 @@ def cell_means(field: FlowField, cells: int = STORED_CELLS) -> np.ndarray:
     return total * scale / np.maximum(count, 1e-6)[..., None]
 
 
+def inside(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Which continuous points (x, y), float [..., 2], lie in an image of size (H, W): bool [...]."""
+    x, y = points[..., 0], points[..., 1]
+    return (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
+
+
 def save_flow(path: Path, episodes: Mapping[EpisodeId, EpisodeFlow], manifest: Mapping[str, Any]) -> None:
     """Write an .npz (numpy reads it) with a manifest, atomically; equal values give equal bytes."""
     part = path.with_name(path.name + ".part")

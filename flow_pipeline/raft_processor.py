@@ -23,7 +23,7 @@ from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.scene import Moment
 from flow_pipeline.exact_flow import exact_flow
-from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, FlowField, cell_means, k_effective, save_flow
+from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, FlowField, cell_means, inside, k_effective, save_flow
 
 RAFT_MIN_SIZE = 128  # its coarsest correlation volume needs 16 cells of 8 pixels
 RAFT_BATCH = 8
@@ -150,8 +150,7 @@ def dis_chain(frames: np.ndarray, k: int) -> Iterator[FlowField]:
         point = start.copy()
         for step in single[t : t + k]:
             point += cv2.remap(step, point[..., 0], point[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        inside = (point > -0.5).all(-1) & (point < np.array(size[::-1]) - 0.5).all(-1)
-        yield FlowField(point - start, inside, f"dis_chain, upsampled {DIS_UPSAMPLING}x")
+        yield FlowField(point - start, inside(point + 0.5, size), f"dis_chain, upsampled {DIS_UPSAMPLING}x")
 
 
 def _consecutive_dis(frames: np.ndarray) -> list[np.ndarray]:
@@ -215,5 +214,4 @@ class RaftEstimator:
 def _target_inside(flow: np.ndarray) -> np.ndarray:
     height, width = flow.shape[:2]
     columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    target = flow + np.stack([columns, rows], -1)
-    return ((target >= 0) & (target <= [width, height])).all(-1)
+    return inside(flow + np.stack([columns, rows], -1), flow.shape)

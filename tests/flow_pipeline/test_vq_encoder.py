@@ -40,7 +40,7 @@ def test_codes_fit_the_vocabulary_for_any_flow(tokenizer: GridTokenizer, seed: i
 
 def test_quantisation_error_is_at_most_a_bin() -> None:
     tokenizer = GridTokenizer(cells=8, levels=33, static_px=0.75)
-    flow = np.random.default_rng(0).uniform(-60, 60, (4, 8, 8, 2)).astype(np.float32)
+    flow = np.random.default_rng(0).uniform(-LIMIT_PX, LIMIT_PX, (4, 8, 8, 2)).astype(np.float32)
     error = np.abs(tokenizer.decode(tokenizer.encode(flow)) - flow)
     assert (error <= 0.1 * np.abs(flow) + 1).all()
 
