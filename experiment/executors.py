@@ -27,6 +27,7 @@ from experiment.worker import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, E
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.25
+MODELS = "torch"  # the kind of worker that uses a CUDA device, where there are some
 LOG_TAIL_LINES = 12
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -54,6 +55,7 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list[Failure])
     blocked: list[StageNode] = field(default_factory=list[StageNode])
     interrupted: bool = False
+    wall_s: float = 0.0
 
     def exit_code(self) -> int:
         """0, or the code of the worst failure: 75 over 1 over 78 over 2."""
@@ -70,6 +72,7 @@ class Worker:
     kind: str
     process: subprocess.Popen[str]
     events: int  # read end of its pipe
+    device: str = ""  # of CUDA
     buffer: bytes = b""
     node: StageNode | None = None
     started: float = 0.0
@@ -106,11 +109,13 @@ class Worker:
 
 
 class LocalExecutor:
-    """Runs up to `cores` single-threaded stages at once. One `run` per instance."""
+    """Runs up to `cores` single-threaded stages at once, of those with models one per device. One `run` each."""
 
-    def __init__(self, store: Store, cores: int, retries: int, display: Display) -> None:
+    def __init__(self, store: Store, cores: int, retries: int, display: Display, devices: Sequence[str] = ()) -> None:
         self.store = store
         self.cores = cores
+        self.free_devices = list(devices)
+        self.limits = {MODELS: len(devices)} if devices else {}
         self.retries = retries
         self.display = display
         self.workers: list[Worker] = []
@@ -133,6 +138,7 @@ class LocalExecutor:
                     self._step()
             finally:
                 self._close()
+        self.outcome.wall_s = time.monotonic() - self.board.started
         return self.outcome
 
     # -------------------------------------------------------------- one turn of the loop
@@ -153,8 +159,11 @@ class LocalExecutor:
         unfinished = self.pending.keys() | busy
         ready = [n for n in self.pending.values() if not any(i.key in unfinished for i in n.inputs.values())]
         for node in sorted(ready, key=lambda n: -self.priority[n.key]):
-            if sum(worker.node is not None for worker in self.workers) >= self.cores:
+            busy_kinds = [worker.kind for worker in self.workers if worker.node is not None]
+            if len(busy_kinds) >= self.cores:
                 return
+            if busy_kinds.count(node.worker) >= self.limits.get(node.worker, self.cores):
+                continue
             del self.pending[node.key]
             self._start(node)
 
@@ -170,16 +179,17 @@ class LocalExecutor:
         reader, writer = os.pipe()
         command = [sys.executable, "-P", "-m", "experiment.cli", "worker"]
         command += ["--kind", kind, "--events-fd", str(writer), "--parent", str(os.getpid())]
+        device = self.free_devices.pop(0) if kind == MODELS and self.free_devices else ""
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             pass_fds=(writer,),
             start_new_session=True,
             text=True,
-            env=worker_environment(),
+            env={**worker_environment(), **({"CUDA_VISIBLE_DEVICES": device} if device else {})},
         )
         os.close(writer)
-        worker = Worker(kind, process, reader)
+        worker = Worker(kind, process, reader, device)
         self.workers.append(worker)
         self.selector.register(reader, selectors.EVENT_READ, worker)
         return worker
@@ -224,6 +234,7 @@ class LocalExecutor:
         self.selector.unregister(worker.events)
         os.close(worker.events)
         self.workers.remove(worker)
+        self.free_devices += [worker.device] if worker.device else []
         code = worker.process.wait()
         worker.retire()
         if worker.node is not None:

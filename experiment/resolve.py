@@ -63,6 +63,12 @@ def cuda_devices() -> int:
     return count.value
 
 
+def device_names() -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES calls each device that this process sees."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return tuple(visible) if visible and cuda_devices() else tuple(str(i) for i in range(cuda_devices()))
+
+
 def resolve_preset(preset: str) -> tuple[str, str]:
     """(preset, sentence about the choice or ""): `auto` is nora_3b where there is a CUDA device, else tiny."""
     if preset != "auto":

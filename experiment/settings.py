@@ -14,7 +14,7 @@ from data_pipeline.libero_utils import parse_subset
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
-from experiment.resolve import Resolved, needed_subsets, resolve, resolve_preset
+from experiment.resolve import Resolved, device_names, needed_subsets, resolve, resolve_preset
 from experiment.study import Choice
 from experiment.survey import flatten
 
@@ -79,6 +79,7 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
         dry_run=values.dry_run,
         cores=config.executor.cores,
         retries=config.executor.retries,
+        devices=() if config.trainer.device == "cpu" else device_names(),
         command=typed_command(),
     )
 

@@ -28,6 +28,7 @@ class Choice:
     dry_run: bool = False
     cores: int = 0  # 0: all
     retries: int = 2
+    devices: tuple[str, ...] = ()  # CUDA devices for stages with models; () on the CPU
     command: str = ""  # as typed, for the resume hint
 
     def __post_init__(self) -> None:
@@ -154,10 +155,11 @@ def _execute(
     lost = [node.label for node in to_run if node.is_stored]
     check(not lost, f"{', '.join(lost)}: the store's entry is gone; run its own command again")
     for node in to_run:
-        shown.line(f"  to do: {node.label}: {found[node.key].why}")
+        if found[node.key].is_cause:
+            shown.line(f"  {node.label}: {found[node.key].why}")
     if not to_run:
         return Outcome()
-    executor = LocalExecutor(store, choice.cores or usable_cores(), choice.retries, shown)
+    executor = LocalExecutor(store, choice.cores or usable_cores(), choice.retries, shown, choice.devices)
     return executor.run(to_run, expected_seconds(store, to_run), publish_views)
 
 
@@ -205,7 +207,7 @@ def _finish(
     ran = [by_key[key] for key in outcome.seconds]
     manifests = {node.key: m for node in nodes if (m := store.whole(node.stage, node.key)) is not None}
     if ran:
-        print("time per stage:")
+        print(f"time per stage (together {seconds_text(outcome.wall_s)}):")
         print("\n".join(times_text({by_key[key].label: seconds for key, seconds in outcome.seconds.items()})))
     elif not outcome.failures and not outcome.interrupted:
         print("nothing to do: every stage is finished")

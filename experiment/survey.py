@@ -29,6 +29,7 @@ class Finding:
     why: str = ""
     manifest: Manifest | None = None
     redo: bool = False
+    is_cause: bool = False  # the reason is this stage's own, and worth telling
 
 
 def survey(
@@ -56,12 +57,16 @@ def _examine(
     try:
         manifest = store.manifest(node.stage, node.key)
     except Damaged as damage:
-        return Finding(_todo(store, node), f"{damage}; it will be set aside")
+        return Finding(_todo(store, node), f"{damage}; it will be set aside", is_cause=True)
     if manifest is None:
-        return Finding(_todo(store, node), _first_difference(node, history))
-    reason = _reason_to_redo(store, node, manifest, views, forced, found)
+        reason, is_cause = _first_difference(node, history)
+        return Finding(_todo(store, node), reason, is_cause=is_cause)
+    reason = _changed_input(node, manifest, found)
     if reason:
         return Finding(Todo.RUN, reason, redo=True)
+    reason = _asked_again(store, node, manifest, views, forced)
+    if reason:
+        return Finding(Todo.RUN, reason, redo=True, is_cause=True)
     return Finding(Todo.CACHED, manifest=manifest)
 
 
@@ -69,43 +74,40 @@ def _todo(store: Store, node: StageNode) -> Todo:
     return Todo.PARTIAL if store.is_partial(node.key) else Todo.RUN
 
 
-def _reason_to_redo(
-    store: Store,
-    node: StageNode,
-    manifest: Manifest,
-    views: Sequence[View],
-    forced: Collection[str],
-    found: Mapping[str, Finding],
+def _asked_again(
+    store: Store, node: StageNode, manifest: Manifest, views: Sequence[View], forced: Collection[str]
 ) -> str:
     if node.key in forced:
         return "asked for"
+    deleted = [v for v in views if v.redo and state(store, v, manifest) is ViewState.DELETED]
+    return f"{deleted[0].folder} was deleted" if deleted else ""
+
+
+def _changed_input(node: StageNode, manifest: Manifest, found: Mapping[str, Finding]) -> str:
     for name, needed in sorted(node.inputs.items()):
         current = found[needed.key].manifest
         if current is None:
             return f"its input {needed.label} runs again"
         if manifest.inputs[name]["output"] != current.output:
             return f"its input {needed.label} has another content now"
-    for view in views:
-        if view.redo and state(store, view, manifest) is ViewState.DELETED:
-            return f"{view.folder} was deleted"
     return ""
 
 
-def _first_difference(node: StageNode, history: Sequence[tuple[float, Manifest]]) -> str:
-    """Name the first key field that differs from the newest entry of the same stage and slug."""
+def _first_difference(node: StageNode, history: Sequence[tuple[float, Manifest]]) -> tuple[str, bool]:
+    """(the first key field that differs from the newest entry of the same stage and slug, whether it is a cause)."""
     newest = next((m for _, m in history if m.slug == node.spec.slug), None)
     if newest is None:
-        return "never built here"
+        return "never built here", False
     if newest.version != node.spec.version:
-        return f"the stage's version is {node.spec.version}, not {newest.version}"
+        return f"the stage's version is {node.spec.version}, not {newest.version}", True
     old, new = flatten(newest.config), flatten(node.spec.key_config)
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
-            return f"{name}: {old.get(name)} -> {new.get(name)}"
+            return f"{name}: {old.get(name)} -> {new.get(name)}", True
     for name, ref in sorted(node.spec.inputs.items()):
         if newest.inputs.get(name, {}).get("key") != ref.key:
-            return f"another input {name}"
-    return "its entry was deleted"
+            return f"another input {name}", False
+    return "its entry was deleted", True
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
