@@ -160,3 +160,11 @@ def test_a_second_signal_kills(tmp_path):
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=5) == 75
     wait_for(lambda: not alive(int(pids.read_text().split()[1])), timeout_s=5)
+
+
+def test_two_drivers_share_the_work(tmp_path):
+    trace = tmp_path / "trace"
+    config = {"_trace": str(trace), "steps": 10, "_sleep_s": 0.1}
+    both = [driver(tmp_path, config), driver(tmp_path, config)]
+    assert [process.wait(timeout=30) for process in both] == [0, 0]
+    assert len(trace.read_text().splitlines()) == 1
