@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.scene import Goal, SceneTrack
 from data_pipeline.segments import Segment, segment
 from data_pipeline.sidecar import merge_annotations, save_annotations
+from data_pipeline.sim.pool import run_jobs
 from data_pipeline.templates import (
     ARRIVED,
     CLOSING,
@@ -63,27 +66,45 @@ def run_annotate(config: AnnotateSlice, context: StageContext) -> list[str]:
 
     Raises EnvironmentProblem where an episode has no simulator states.
     """
-    from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
-
-    source = Hdf5Source(context.inputs["regenerate"], config.subset)
-    ids = source.list()
+    folder = context.inputs["regenerate"]
     parts = context.work / "parts"
     parts.mkdir(exist_ok=True)
-    with Replayer(config.env) as replayer:
-        for done, episode in enumerate(ids):
-            context.report(done, len(ids), str(episode))
-            context.checkpoint()
-            if not _part(parts, episode).exists():
-                track = replayer.track(source.open(episode))
-                _save(_part(parts, episode), track, annotate(track, config.annotator.move_horizon))
-    source.close()
-    merge_annotations(context.work / "annotations.json", [_part(parts, episode) for episode in ids])
-    context.report(len(ids), len(ids), "")
+    with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
+        jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".json")) for e in source.list()]
+    run_jobs(jobs, partial(_Worker, config, folder), config.workers, context, lambda job: str(job.episode))
+    merge_annotations(context.work / "annotations.json", [job.part for job in jobs])
     return ["annotations.json"]
 
 
-def _part(parts: Path, episode: EpisodeId) -> Path:
-    return parts / (str(episode).replace("/", "_") + ".json")
+@dataclass(frozen=True)
+class _Job:
+    """One episode."""
+
+    episode: EpisodeId
+    part: Path  # its annotations, alone
+
+    @property
+    def done(self) -> bool:
+        return self.part.exists()
+
+
+class _Worker:
+    """Annotates episodes; keeps the environment of the last task."""
+
+    def __init__(self, config: AnnotateSlice, folder: Path) -> None:
+        from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+
+        self._source = Hdf5Source(folder, config.subset)
+        self._replayer = Replayer(config.env)
+        self._horizon = config.annotator.move_horizon
+
+    def run(self, job: _Job) -> None:
+        track = self._replayer.track(self._source.open(job.episode))
+        _save(job.part, track, annotate(track, self._horizon))
+
+    def close(self) -> None:
+        self._replayer.close()
+        self._source.close()
 
 
 def _save(path: Path, track: SceneTrack, annotation: Annotation) -> None:

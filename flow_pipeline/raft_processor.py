@@ -7,12 +7,15 @@ no motion at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -22,6 +25,7 @@ from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, Episode, Episo
 from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.scene import Moment
+from data_pipeline.sim.pool import run_jobs
 from flow_pipeline.exact_flow import exact_flow
 from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, FlowField, cell_means, inside, k_effective, save_flow
 
@@ -36,21 +40,52 @@ DIS_UPSAMPLING = 2  # halves DIS's error at 128 px
 def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
     """Stage `flow`: regenerate -> flow.npz. Finished episodes of an interrupted attempt are kept."""
     check(config.backend in ("sim", "raft", "dis_chain"), f"flow.backend={config.backend!r} was not resolved")
-    source = Hdf5Source(context.inputs["regenerate"], config.subset)
-    ids = source.list()
+    folder = context.inputs["regenerate"]
     parts = context.work / "parts"
     parts.mkdir(exist_ok=True)
-    missing = [e for e in ids if not _part(parts, e).exists()]
-    context.report(len(ids) - len(missing), len(ids), "")
-    fields = _fields_of_episodes(config, (source.open(e) for e in missing))
-    for done, (episode, steps) in enumerate(fields, len(ids) - len(missing) + 1):
-        _save_part(_part(parts, episode), np.stack([cell_means(step).astype(np.float16) for step in steps]))
-        context.report(done, len(ids), str(episode))
-        context.checkpoint()
-    source.close()
-    episodes = {e: _load_part(_part(parts, e), config.k) for e in ids}
-    save_flow(context.work / "flow.npz", episodes, _manifest(config))
+    with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
+        jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".npy")) for e in source.list()]
+    run_jobs(jobs, partial(_Worker, config, folder), config.workers, context, lambda job: str(job.episode))
+    save_flow(context.work / "flow.npz", {job.episode: job.load(config.k) for job in jobs}, _manifest(config))
     return ["flow.npz"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One episode."""
+
+    episode: EpisodeId
+    part: Path  # float16 [T, STORED_CELLS, STORED_CELLS, 2]
+
+    @property
+    def done(self) -> bool:
+        return self.part.exists()
+
+    def save(self, flow: np.ndarray) -> None:
+        aside = self.part.with_suffix(".part")
+        with aside.open("wb") as file:
+            np.save(file, flow, allow_pickle=False)
+        os.replace(aside, self.part)
+
+    def load(self, k: int) -> EpisodeFlow:
+        flow = np.load(self.part, allow_pickle=False)
+        return EpisodeFlow(flow, k_effective(len(flow), k))
+
+
+class _Worker:
+    """Estimates the flow of episodes; keeps the simulator or the network between them."""
+
+    def __init__(self, config: FlowSlice, folder: Path) -> None:
+        self._source = Hdf5Source(folder, config.subset)
+        self._estimator = _estimator(config)
+
+    def run(self, job: _Job) -> None:
+        fields = self._estimator.episode(self._source.open(job.episode))
+        job.save(np.stack([cell_means(field).astype(np.float16) for field in fields]))
+
+    def close(self) -> None:
+        self._estimator.close()
+        self._source.close()
 
 
 def _manifest(config: FlowSlice) -> dict[str, Any]:
@@ -66,18 +101,26 @@ def _manifest(config: FlowSlice) -> dict[str, Any]:
     }
 
 
-def _fields_of_episodes(
-    config: FlowSlice, episodes: Iterable[Episode]
-) -> Iterator[tuple[EpisodeId, Iterator[FlowField]]]:
-    """For each episode, its T flow fields in the ROT180 frame. The inner iterator must be used up before the next."""
+class FlowEstimator(Protocol):
+    """A backend."""
+
+    def episode(self, episode: Episode) -> Iterator[FlowField]:
+        """T fields in the ROT180 frame, from step t to step min(t + k, T - 1)."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+def _estimator(config: FlowSlice) -> FlowEstimator:
     match config.backend:
         case "sim":
-            return _sim_episodes(episodes, config.env, config.k)
+            return SimEstimator(config.env, config.k)
         case "raft":
-            raft = RaftEstimator(config.raft_weights)
-            return ((e.id, raft.estimate(policy_frames(e), config.k)) for e in episodes)
+            return RaftEstimator(config.raft_weights, config.k)
         case _:
-            return ((e.id, dis_chain(policy_frames(e), config.k)) for e in episodes)
+            return DisEstimator(config.k)
 
 
 def policy_frames(episode: Episode) -> np.ndarray:
@@ -85,33 +128,24 @@ def policy_frames(episode: Episode) -> np.ndarray:
     return convert_image(episode.frames(AGENTVIEW), ImageFrame.GL, ImageFrame.ROT180)
 
 
-def _part(parts: Path, episode: EpisodeId) -> Path:
-    return parts / (str(episode).replace("/", "_") + ".npy")
-
-
-def _save_part(path: Path, flow: np.ndarray) -> None:
-    aside = path.with_suffix(".part")
-    with aside.open("wb") as file:
-        np.save(file, flow, allow_pickle=False)
-    os.replace(aside, path)
-
-
-def _load_part(path: Path, k: int) -> EpisodeFlow:
-    flow = np.load(path, allow_pickle=False)
-    return EpisodeFlow(flow, k_effective(len(flow), k))
-
-
 # ------------------------------------------------------------------ sim
 
 
-def _sim_episodes(
-    episodes: Iterable[Episode], env: EnvConfig, k: int
-) -> Iterator[tuple[EpisodeId, Iterator[FlowField]]]:
-    from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+class SimEstimator:
+    """Exact flow from recorded simulator states; each is rendered once."""
 
-    with Replayer(env) as replayer:
-        for episode in episodes:
-            yield episode.id, sim_chain(replayer.moments(episode), k)
+    def __init__(self, env: EnvConfig, k: int) -> None:
+        from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+
+        self._replayer, self._k = Replayer(env), k
+
+    def episode(self, episode: Episode) -> Iterator[FlowField]:
+        """T fields, ROT180. Raises EnvironmentProblem where there are no states."""
+        return sim_chain(self._replayer.moments(episode), self._k)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self._replayer.close()
 
 
 def sim_chain(moments: Iterable[Moment], k: int) -> Iterator[FlowField]:
@@ -138,6 +172,20 @@ def _rot180(field: FlowField) -> FlowField:
 
 
 # ------------------------------------------------------------------ dis_chain
+
+
+class DisEstimator:
+    """DIS flow of recorded pictures, chained."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def episode(self, episode: Episode) -> Iterator[FlowField]:
+        """T fields, ROT180."""
+        return dis_chain(policy_frames(episode), self._k)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def dis_chain(frames: np.ndarray, k: int) -> Iterator[FlowField]:
@@ -168,11 +216,12 @@ def _consecutive_dis(frames: np.ndarray) -> list[np.ndarray]:
 class RaftEstimator:
     """torchvision's raft_large. weights: path of a state dict; empty for torchvision's own (its cache or download)."""
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, k: int) -> None:
         import torch
         from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._k = k
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT, progress=False)
             if weights:
@@ -182,16 +231,23 @@ class RaftEstimator:
                 f"no RAFT weights: {weights or 'the download'} failed ({error}). "
                 "Set flow.raft_weights=<path of raft_large's state dict>, or flow.backend=sim or dis_chain"
             ) from error
-        self.model = model.eval().to(self.device)
-        self.provenance = f"raft_large {weights or Raft_Large_Weights.DEFAULT}"
+        self._model = model.eval().to(self._device)
+        self._provenance = f"raft_large {weights or Raft_Large_Weights.DEFAULT}"
 
-    def estimate(self, frames: np.ndarray, k: int) -> Iterator[FlowField]:
+    def episode(self, episode: Episode) -> Iterator[FlowField]:
+        """T fields, ROT180."""
+        return self.estimate(policy_frames(episode))
+
+    def close(self) -> None:
+        """Nothing outlives it."""
+
+    def estimate(self, frames: np.ndarray) -> Iterator[FlowField]:
         """frames: uint8 [T, H, W, 3]. Yields T fields in the frame of the images; valid where targets lie inside."""
-        ahead = k_effective(len(frames), k).astype(int)
+        ahead = k_effective(len(frames), self._k).astype(int)
         for start in range(0, len(frames), RAFT_BATCH):
             here = np.arange(start, min(start + RAFT_BATCH, len(frames)))
             for flow in self._pairs(frames[here], frames[here + ahead[here]]):
-                yield FlowField(flow, _target_inside(flow), self.provenance)
+                yield FlowField(flow, _target_inside(flow), self._provenance)
 
     def _pairs(self, first: np.ndarray, later: np.ndarray) -> np.ndarray:
         """uint8 [B, H, W, 3] twice -> float32 [B, H, W, 2] in pixels of the input size."""
@@ -200,11 +256,11 @@ class RaftEstimator:
 
         height, width = first.shape[1:3]
         size = tuple(max(RAFT_MIN_SIZE, round(v / 8) * 8) for v in (height, width))
-        tensors = [torch.from_numpy(x).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (first, later)]
+        tensors = [torch.from_numpy(x).to(self._device).permute(0, 3, 1, 2).float() / 127.5 - 1 for x in (first, later)]
         if size != (height, width):
             tensors = [interpolate(x, size, mode="bilinear", antialias=True) for x in tensors]
         with torch.inference_mode():
-            flow = self.model(*tensors)[-1]  # [B, 2, H', W'], the last refinement
+            flow = self._model(*tensors)[-1]  # [B, 2, H', W'], the last refinement
             if size != (height, width):
                 flow = interpolate(flow, (height, width), mode="bilinear", antialias=True)
         scale = np.array([width / size[1], height / size[0]], np.float32)

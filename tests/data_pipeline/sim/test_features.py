@@ -232,7 +232,7 @@ def test_an_interrupted_stage_ends_in_the_same_bytes(folder: Path, tmp_path: Pat
     inputs = {"regenerate": folder}
     assert stage(config, StageContext(whole, inputs)) == [output]
     with pytest.raises(Interrupted):
-        stage(config, StageContext(resumed, inputs, stop_requested=StopAfter(1 if output.endswith("json") else 0)))
+        stage(config, StageContext(resumed, inputs, stop_requested=StopAfter(1)))
     assert len(list((resumed / "parts").iterdir())) == 1
     stage(config, StageContext(resumed, inputs))
     assert (whole / output).read_bytes() == (resumed / output).read_bytes()
