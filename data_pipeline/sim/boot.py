@@ -35,6 +35,7 @@ GL_REMEDY = (
     "MuJoCo needs OpenGL to draw. On Debian/Ubuntu: `apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri`; or, with "
     "libosmesa6 installed, run with MUJOCO_GL=osmesa"
 )
+_LOG = logging.getLogger(__name__)
 _EGL_PLATFORM_DEVICE = 0x313F
 _USER_CONFIG_KEY = "nora_ecot_user_assets"
 
@@ -55,6 +56,8 @@ def boot() -> None:
         importlib.import_module("libero.libero.envs")
         robosuite: Any = importlib.import_module("robosuite")
     robosuite.macros = sys.modules["robosuite.macros"]  # as an import of the submodule would have done
+    mujoco: Any = importlib.import_module("mujoco")
+    mujoco.set_mju_user_warning(_LOG.warning)  # as shipped: MUJOCO_LOG.TXT in the working directory
 
 
 @contextlib.contextmanager

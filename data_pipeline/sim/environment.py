@@ -34,6 +34,12 @@ NO_OP = np.array([0.0] * (ACTION_DIM - 1) + [GRIPPER_OPEN])
 
 _CONTROL_FREQUENCY_HZ = 20
 _PLACEMENT_ATTEMPTS = 20
+_WARNING = mujoco.mjtWarning
+_BLOWN_UP = [_WARNING.mjWARN_BADQPOS.value, _WARNING.mjWARN_BADQVEL.value, _WARNING.mjWARN_BADQACC.value]
+
+
+class SimulationUnstableError(RuntimeError):
+    """MuJoCo met numbers that are not finite and started over: the episode is worth nothing."""
 
 
 class LiberoEnv:
@@ -108,12 +114,15 @@ class LiberoEnv:
     def step(self, action: np.ndarray) -> bool:
         """One control step (50 ms). action: float [7] in [-1, 1], clipped. Returns success now; draws nothing.
 
-        Raises ValueError for another shape or an action that is not finite.
+        Raises ValueError for another shape or an action that is not finite, SimulationUnstableError where the physics
+        blew up.
         """
         action = np.asarray(action, np.float64)
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
             raise ValueError(f"an action has {ACTION_DIM} finite numbers, got {action}")
         self._stepper.step(np.clip(action, -1.0, 1.0))
+        if self.data.warning.number[_BLOWN_UP].any():  # counted since the reset
+            raise SimulationUnstableError(f"{self.task_name}: the simulation became unstable and started over")
         done = self.success()
         mujoco.mj_kinematics(self.model, self.data)  # positions after the last substep, not before it
         mujoco.mj_comPos(self.model, self.data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from configs.schema import EnvConfig, Look, Stepping, Subset
 from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE
-from data_pipeline.sim.environment import NO_OP, LiberoEnv
+from data_pipeline.sim.environment import NO_OP, LiberoEnv, SimulationUnstableError
 
 pytestmark = pytest.mark.sim
 
@@ -188,6 +189,19 @@ def test_fixture_poses_and_states_go_round(stove: LiberoEnv) -> None:
 def test_actions_that_are_none_are_refused(stove: LiberoEnv, action: np.ndarray) -> None:
     with pytest.raises(ValueError, match="7 finite numbers"):
         stove.step(action)
+
+
+def test_a_simulation_that_blows_up_is_an_error_and_leaves_no_log_file(
+    stove: LiberoEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stove.reset(seed=0, init_state=0)
+    stove.data.qvel[:] = 1e12
+    with pytest.raises(SimulationUnstableError, match="turn_on_the_stove"):
+        stove.step(NO_OP)
+    assert not list(tmp_path.iterdir())
+    stove.reset(seed=0, init_state=0)
+    stove.step(NO_OP)
 
 
 # ------------------------------------------------------------------ stepping
