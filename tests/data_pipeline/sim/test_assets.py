@@ -155,14 +155,23 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 @pytest.mark.sim
 def test_the_first_import_asks_nothing_prints_nothing_and_stays_out_of_the_home(tmp_path: Path) -> None:
+    """Also: no torch, and folders with spaces and Chinese characters."""
+    home = tmp_path / "家 目录"
+    home.mkdir()
     code = (
-        "import sys, data_pipeline.sim.environment\n"
+        "import sys\n"
+        "from configs.schema import EnvConfig, Subset\n"
+        "from data_pipeline.sim.environment import LiberoEnv\n"
+        "env = LiberoEnv(Subset.GOAL, 7, EnvConfig(assets='builtin', resolution=64))\n"
+        "env.reset(seed=0)\n"
+        "assert env.render('agentview').std() > 15\n"
         "assert not {'torch', 'peft', 'triton', 'bitsandbytes', 'transformers'} & set(sys.modules)"
-    )
-    done = run_python(code, HOME=str(tmp_path))
+    )  # ends without closing, which must not crash either
+    done = run_python(code, HOME=str(home))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not (tmp_path / ".libero").exists()
-    assert [p.name for p in (tmp_path / ".cache").iterdir() if p.name == "nora-ecot"] == ["nora-ecot"]
+    assert not (home / ".libero").exists()
+    kept = sorted(path.name.split("-")[0] for path in (home / ".cache/nora-ecot").iterdir())
+    assert kept == ["assets", "libero"]
 
 
 @pytest.mark.sim
