@@ -18,6 +18,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        item.user_properties += [("tier", tier) for tier in TIERS if item.get_closest_marker(tier)]
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow tier: add --slow"))
         if item.get_closest_marker("sim_official") and not os.environ.get("LIBERO_ASSETS_PATH"):
@@ -31,10 +32,11 @@ def renew_golden(request):
 
 def pytest_terminal_summary(terminalreporter):
     """A skipped test is not a passed one: say which tiers ran."""
+    stats = terminalreporter.stats
     for tier in TIERS:
-        ran = sum(
-            tier in report.keywords for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])
-        )
-        skipped = sum(tier in report.keywords for report in terminalreporter.stats.get("skipped", []))
-        if ran or skipped:
-            terminalreporter.write_line(f"tier {tier}: {ran} ran, {skipped} skipped")
+        counts = {
+            outcome: sum(("tier", tier) in map(tuple, report.user_properties) for report in stats.get(outcome, []))
+            for outcome in ("passed", "failed", "skipped")
+        }
+        if any(counts.values()):
+            terminalreporter.write_line(f"tier {tier}: " + ", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
