@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from configs.schema import EvalConfig, Mode, Subset
@@ -19,7 +19,7 @@ NORA_EXECUTED_STEPS = 5
 """An episode in the reference evaluation of NORA: 500 chunks of 5 steps, whatever the suite."""
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """`error` is the simulator's, never the policy's."""
 
     SUCCESS = "success"

@@ -1,4 +1,4 @@
-"""Figures as inline SVG, written by hand so that equal data gives equal bytes. Colours are CSS variables of the page."""
+"""Figures as inline SVG, made by hand so that equal data gives equal bytes. Colours are the page's CSS variables."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Generator:
         self.constraint = constraint
         self.action_tag = tuple(action_tag)
         self._device = next(model.parameters()).device
-        self._table = self._masks(model.config.text_config.vocab_size, special).to(self._device)
+        self._table = self._masks(model.get_input_embeddings().num_embeddings, special).to(self._device)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], length: int, *, think: bool, max_new_tokens: int) -> list[Written]:
@@ -80,7 +80,7 @@ class Generator:
             stream.append(tokens)
 
     def _masks(self, vocab_size: int, special: Sequence[int]) -> torch.Tensor:
-        """bool [1 + S * (total + 1), V]: row 0 is text, row 1 + state * (total + 1) + left is an action."""
+        """Bool [1 + S * (total + 1), V]: row 0 is text, row 1 + state * (total + 1) + left is an action."""
         vocabulary, allowed = self.vocabulary, self.constraint.allowed
         first, last = vocabulary.action_start, vocabulary.action_start + vocabulary.num_actions
         table = np.zeros((1 + allowed.shape[0] * allowed.shape[1], vocab_size), bool)

@@ -25,7 +25,7 @@ _SAME_KEY = "run = ? and task_id = ? and init_state = ? and seed = ? and mode = 
 
 
 class Ledger:
-    """Results of one run: a digest of adapter, protocol and environment fingerprint. Rows of other runs are not seen."""
+    """Results of one run, a digest of adapter, protocol and environment fingerprint. Rows of other runs are hidden."""
 
     def __init__(self, path: Path, run: str) -> None:
         self.run = run
@@ -56,7 +56,7 @@ class Ledger:
 
     def failed_attempts(self, key: EpisodeKey) -> list[str]:
         """Why earlier attempts at an unfinished episode broke, in order."""
-        query = f"select reason from attempts where {_SAME_KEY} order by number"  # noqa: S608 - a constant
+        query = f"select reason from attempts where {_SAME_KEY} order by number"
         return [row[0] for row in self._db.execute(query, self._where(key))]
 
     def results(self) -> list[EpisodeResult]:

@@ -40,8 +40,8 @@ def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
     """See the module. Inputs `adapter`, and `base` where the adapter needs one trained here."""
     from evaluation.policy import load_subject  # torch: only when the stage runs
 
-    subject = load_subject(config, context.inputs["adapter"], context.inputs.get("base"))
-    with SimulatorPool(config.eval.sim_workers, config.env) as pool:
+    with SimulatorPool(config.eval.sim_workers, config.env) as pool:  # they import while the model loads
+        subject = load_subject(config, context.inputs["adapter"], context.inputs.get("base"))
         return evaluate(config, context, subject, pool)
 
 
@@ -174,6 +174,7 @@ def _to_film(config: EvaluateSlice, keys: Sequence[EpisodeKey]) -> list[EpisodeK
 
 
 def film_name(key: EpisodeKey) -> str:
+    """File name of a rollout's film, in videos/."""
     return f"{key.mode}_task{key.task_id:02d}_init{key.init_state:02d}.mp4"
 
 

@@ -6,6 +6,7 @@ Everything that comes from a model, a task or a file passes through `html.escape
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -14,8 +15,11 @@ from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.story import Decoding, Scene, Story
 from evaluation.table import AVERAGE, COLUMNS, DASH, Cell, Comparison, Row, percent
+from training.layout import TAGS
 
 SUITES = {subset.value: subset.value.capitalize() for subset in Subset}
+
+_TAG = re.compile(rf"(?<!\S)((?:{'|'.join((*TAGS, 'FLOW'))}):)")
 
 _STYLE = """
 :root { --paper: #fbfbf9; --card: #ffffff; --ink: #1d2733; --faint: #66717e; --rule: #e2e5e8; --accent: #1f6feb;
@@ -35,7 +39,7 @@ p.lead { color: var(--faint); margin: 0 0 22px; max-width: 78ch; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 9px 12px; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: top; }
 tr:last-child td, tr:last-child th { border-bottom: 0; }
-thead th { color: var(--faint); font-weight: 600; font-size: 13px; white-space: nowrap; }
+thead th { color: var(--faint); font-weight: 600; font-size: 13px; vertical-align: bottom; }
 tbody th { font-weight: 600; white-space: nowrap; }
 td.cell b { font-size: 17px; font-weight: 650; }
 td.cell small, .faint { color: var(--faint); font-size: 12.5px; }
@@ -64,12 +68,14 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .clip video { display: block; width: 100%; background: #000; }
 .clip div { padding: 10px 14px 12px; }
 .clip p { margin: 6px 0 0; font-size: 13px; overflow-wrap: anywhere; }
+.thought b { font-size: 10.5px; letter-spacing: 0.03em; color: var(--faint); }
 .badge { float: right; font-size: 12px; padding: 1px 9px; border-radius: 20px; border: 1px solid var(--rule); }
 .badge.success { color: rgb(var(--good)); border-color: rgb(var(--good)); }
 .badge.error { color: var(--bad); border-color: var(--bad); }
 details { margin: 14px 0; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; font-size: 12.5px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
   padding: 12px 14px; }
+.nowrap { white-space: nowrap; }
 code { font-size: 0.92em; overflow-wrap: anywhere; }
 """
 
@@ -79,7 +85,7 @@ def render_page(story: Story) -> str:
     title = escape(story.title)
     sections = (
         f"<h1>{title}</h1>",
-        '<p class="lead">Success of each adapter on LIBERO. Rows are phases and decoding modes, columns are suites.</p>',
+        '<p class="lead">Success on LIBERO. Rows are phases and decoding modes, columns are suites.</p>',
         _results(story.rows),
         _list(story.notes),
         _comparisons(story.comparisons),
@@ -109,7 +115,11 @@ def _results(rows: Sequence[Row]) -> str:
 
 
 def _row_name(row: Row | Decoding) -> str:
-    return f'<th>{escape(row.label)} <span class="mode">{escape(row.mode)}</span></th>'
+    return f"<th>{escape(row.label)} {_mode(row.mode)}</th>"
+
+
+def _mode(text: str) -> str:
+    return f'<span class="mode">{escape(text)}</span>'
 
 
 def _cell(cell: Cell | None) -> str:
@@ -139,9 +149,9 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         return ""
     names = ("", "episodes in common", "only first", "only second", "difference [95 %]", "p, exact McNemar", "p, Holm")
     body = "".join(
-        f'<tr><th>{escape(c.first.label)} → {escape(c.second.label)} <span class="mode">{escape(c.first.mode)}</span></th>'
+        f"<tr><th>{escape(c.first.label)} → {escape(c.second.label)} {_mode(c.first.mode)}</th>"
         f"<td>{c.counts.pairs}</td><td>{c.counts.only_a}</td><td>{c.counts.only_b}</td>"
-        f"<td>{_points(c)}</td><td>{c.p_value:.3f}</td><td>{c.adjusted:.3f}</td></tr>"
+        f'<td class="nowrap">{_points(c)}</td><td>{c.p_value:.3f}</td><td>{c.adjusted:.3f}</td></tr>'
         for c in comparisons
     )
     return _section("Paired comparisons, suites pooled", _table(_head(names), body))
@@ -183,7 +193,8 @@ def _losses(story: Story) -> str:
         return ""
     labels = list(dict.fromkeys(curve.label for curve in story.curves))
     keys = "".join(
-        f'<span><svg viewBox="0 0 22 10"><line class="line c{i % 6}" x1="1" x2="21" y1="5" y2="5"/></svg>{escape(label)}</span>'
+        f'<span><svg viewBox="0 0 22 10"><line class="line c{i % 6}" x1="1" x2="21" y1="5" y2="5"/></svg>'
+        f"{escape(label)}</span>"
         for i, label in enumerate(labels)
     )
     names = sorted({name for curve in story.curves for name in curve.series if name != "loss"})
@@ -203,10 +214,14 @@ def _decoding(rows: Sequence[Decoding]) -> str:
     names = ("", "queries", "tokens per query", "decodable without constraint", "reasonings cut", "why not successful")
     body = "".join(
         f"<tr>{_row_name(r)}<td>{r.queries}</td><td>{r.tokens_per_query:.1f}</td><td>{percent(r.free_decodable)} %</td>"
-        f"<td>{r.forced}</td><td>{escape('; '.join(f'{reason}: {count}' for reason, count in r.reasons)) or DASH}</td></tr>"
+        f"<td>{r.forced}</td><td>{_reasons(r)}</td></tr>"
         for r in rows
     )
     return _section("Decoding", _table(_head(names), body))
+
+
+def _reasons(row: Decoding) -> str:
+    return escape("; ".join(f"{reason}: {count}" for reason, count in row.reasons)) or DASH
 
 
 def _rollouts(scenes: Sequence[Scene]) -> str:
@@ -219,13 +234,19 @@ def _scene(scene: Scene) -> str:
     name = f"{SUITES[scene.subset]}: {escape(scene.instruction)}"
     clips = "".join(
         f'<article class="clip"><video controls preload="metadata" src="{escape(clip.file)}"></video><div>'
-        f'<span class="badge {clip.episode.outcome.value}">{clip.episode.outcome.value}, {clip.episode.steps} steps</span>'
-        f'<b>{escape(clip.label)}</b> <span class="mode">{escape(clip.mode)}</span>'
-        + (f"<p>{escape(clip.episode.reasoning)}</p>" if clip.episode.reasoning else "")
-        + "</div></article>"
+        f'<span class="badge {clip.episode.outcome}">{clip.episode.outcome}, {clip.episode.steps} steps</span>'
+        f"<b>{escape(clip.label)}</b> {_mode(clip.mode)}" + _thought(clip.episode.reasoning) + "</div></article>"
         for clip in scene.clips
     )
-    return f'<div class="scene"><h3>{name} <span class="mode">init state {scene.init_state}</span></h3><div class="clips">{clips}</div></div>'
+    head = f"<h3>{name} {_mode(f'init state {scene.init_state}')}</h3>"
+    return f'<div class="scene">{head}<div class="clips">{clips}</div></div>'
+
+
+def _thought(text: str) -> str:
+    """The chain of thought, one tag per line."""
+    parts = [part for part in _TAG.split(text) if part.strip()]
+    lines = [f"<b>{escape(part)}</b> " if _TAG.fullmatch(part) else f"{escape(part.strip())}<br>" for part in parts]
+    return f'<p class="thought">{"".join(lines)}</p>' if lines else ""
 
 
 def _published() -> str:
@@ -236,7 +257,7 @@ def _published() -> str:
         + f"<td>{escape(p.source)}</td></tr>"
         for p in PUBLISHED
     )
-    note = '<p class="faint">Success rates in percent as their authors published them, on other versions of the environment.</p>'
+    note = '<p class="faint">Percent, as their authors published them, on other versions of the environment.</p>'
     return _section("Published numbers, not measured here", note + _table(_head(names), body))
 
 

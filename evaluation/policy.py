@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -138,7 +139,8 @@ def barred_from_text(loaded: LoadedPolicy) -> list[int]:
     """Ids that a reasoning cannot hold: control tokens, action codes, rows without a name; flow codes may stand."""
     vocabulary: Vocabulary = loaded.layout.vocabulary
     flow = range(vocabulary.flow_start, vocabulary.flow_start + vocabulary.num_flows)
-    nameless = range(len(loaded.tokenizer), loaded.model.config.text_config.vocab_size)
+    rows: Any = loaded.model.get_input_embeddings().num_embeddings
+    nameless = range(len(loaded.tokenizer), rows)
     return sorted({*loaded.tokenizer.added_tokens_decoder, *nameless} - set(flow))
 
 

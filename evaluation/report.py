@@ -21,7 +21,7 @@ from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
 from evaluation.story import Story, tell
-from evaluation.table import AVERAGE, COLUMNS, DASH, Comparison, Row, RunRecord, check_mergeable, percent
+from evaluation.table import AVERAGE, COLUMNS, DASH, Comparison, Row, RunRecord, check_mergeable
 
 METRICS = "metrics.jsonl"
 MARKDOWN, CSV, HTML = "results.md", "results.csv", "results.html"

@@ -25,8 +25,8 @@ from data_pipeline.contract import AGENTVIEW, EnvironmentProblem
 from evaluation.episodes import EpisodeRequest
 
 PR_SET_PDEATHSIG = 1
-KEPT_ENVIRONMENTS = 4
-"""Environments kept alive per process: building one takes about two seconds, resetting it a hundredth of that."""
+KEPT_ENVIRONMENTS = 2
+"""Environments kept alive per process: each holds about 100 MB; building one anew takes a fraction of a second."""
 
 
 class Env(Protocol):

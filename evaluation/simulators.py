@@ -191,7 +191,7 @@ class SimulatorPool:
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
         arguments = [str(theirs.fileno()), str(os.getpid()), self.factory]
-        process = subprocess.Popen(  # noqa: S603 - our own module
+        process = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *arguments],
             env={**os.environ, **_QUIET, "PYTHONPATH": path},
             stdin=subprocess.DEVNULL,

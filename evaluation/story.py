@@ -180,7 +180,7 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
     ]
     errors = sum(e.outcome is Outcome.ERROR for r in records for e in r.episodes)
     if errors:
-        notes.append(f"{errors} episodes ended in a simulator error; they are no failures of a policy and not counted.")
+        notes.append(f"Episodes ended by a simulator error: {errors}; no failures of a policy, not counted.")
     return tuple(notes)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from configs.schema import ConfigError, Mode, Subset
@@ -164,7 +165,7 @@ def task_cells(records: Sequence[RunRecord], row: Row) -> dict[tuple[str, int], 
 
 def compare(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:
     """Each row with the next of its mode, pooled over suites, on the episodes that both finished."""
-    couples = [(a, b) for a, b in zip(rows, rows[1:], strict=False) if a.mode == b.mode]
+    couples = [(a, b) for a, b in pairwise(rows) if a.mode == b.mode]
     counted = [(a, b, _paired(records, a, b)) for a, b in couples]
     counted = [(a, b, counts) for a, b, counts in counted if counts.pairs]
     p_values = [mcnemar_exact(counts) for _, _, counts in counted]

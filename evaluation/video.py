@@ -22,8 +22,9 @@ FRAMES_PER_SECOND = 5
 PICTURE = 320  # pixels, square
 PANEL = 400  # pixels, width of the text beside it
 _MARGIN = 12
-_FONT_PX = 13
-_LINE_PX = 17
+_FONT_PX = 15
+_LINE_PX = 19
+_CHARACTER_PX = 8
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 34, 40), (120, 126, 134)
 _BIT_EXACT = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-crf", "26"]
 
@@ -40,7 +41,7 @@ def write_film(path: Path, frames: Sequence[tuple[np.ndarray, str]], caption: st
         fps=FRAMES_PER_SECOND,
         codec="libx264",
         macro_block_size=2,
-        quality=None,
+        quality=None,  # pyright: ignore[reportArgumentType] - `-crf` decides
         output_params=_BIT_EXACT,
         ffmpeg_log_level="error",
     )
@@ -72,4 +73,4 @@ def page(image: np.ndarray, text: str, caption: str, number: int) -> np.ndarray:
 def _wrapped(text: str) -> list[str]:
     """Lines that fit the panel; characters outside Latin-1 have no glyph here."""
     plain = text.encode("latin-1", "replace").decode("latin-1")
-    return textwrap.wrap(plain, width=(PANEL - 2 * _MARGIN) // 7) or []
+    return textwrap.wrap(plain, width=(PANEL - 2 * _MARGIN) // _CHARACTER_PX)

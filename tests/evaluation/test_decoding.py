@@ -16,7 +16,7 @@ def whole_codes(lengths: list[int]) -> CodeAutomaton:
 
 
 def byte_codes() -> CodeAutomaton:
-    """Codes of bytes: 0 a whole character, 1 a first half, 2 a second half, 3 a half that ends one and begins another."""
+    """Codes of bytes: 0 a character, 1 a first half, 2 a second half, 3 a second half and another first."""
     coefficients = np.array([[1, 0, IMPOSSIBLE, IMPOSSIBLE], [IMPOSSIBLE, IMPOSSIBLE, 1, 1]])
     return CodeAutomaton(coefficients, np.array([[0, 1, 0, 0], [0, 0, 0, 1]]))
 

@@ -185,7 +185,7 @@ def test_settings_that_do_not_fit_the_adapter_are_refused(plain: TinyAdapter) ->
 
 
 def test_a_folder_that_is_no_adapter_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match="adapter_card.json"):
+    with pytest.raises(EnvironmentProblem, match="no adapter_card"):
         load_subject(slice_for(), tmp_path, None)
 
 

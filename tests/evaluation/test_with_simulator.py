@@ -1,0 +1,59 @@
+"""The whole stage on the real simulator with a random adapter: one task of libero_spatial, built-in assets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.schema import EnvConfig, EvalConfig, EvaluateSlice, Look, Mode, Subset, TrainerConfig
+from data_pipeline.contract import StageContext
+from evaluation.libero_eval import run_evaluate
+from tests.helpers.tiny_adapter import TEXT_COT, write_tiny_adapter
+
+
+def evaluate(root: Path, work: Path, workers: int) -> list[dict[str, object]]:
+    work.mkdir()
+    config = EvaluateSlice(
+        subset=Subset.SPATIAL,
+        tasks=(0,),
+        modes=(Mode.NO_THINK, Mode.THINK),
+        eval=EvalConfig(
+            num_trials=1,
+            think_trials=1,
+            freeze_chunks=8,
+            max_new_tokens=30,
+            batch_rows=2,
+            videos=1,
+            sim_workers=workers,
+        ),
+        env=EnvConfig(assets="builtin", look=Look.LIGHT, resolution=128),
+        trainer=TrainerConfig(torch_threads=1, device="cpu"),
+        execute=8,
+    )
+    outputs = run_evaluate(config, StageContext(work, {"adapter": root, "base": root}))
+    assert outputs == ["episodes.jsonl", "timings.jsonl", "summary.json", "videos"]
+    return [json.loads(line) for line in (work / "episodes.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.sim
+def test_a_random_adapter_from_checkpoint_to_records(tmp_path: Path) -> None:
+    write_tiny_adapter(tmp_path, TEXT_COT, subset=Subset.SPATIAL)
+    rows = evaluate(tmp_path, tmp_path / "one", workers=1)
+    assert [(r["mode"], r["outcome"], r["reason"], r["steps"]) for r in rows] == [
+        ("no_think", "failure", "step limit", 220),
+        ("think", "failure", "step limit", 220),
+    ]
+    assert [r["queries"] for r in rows] == [28, 28]
+    assert rows[0]["task_name"] == "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate"
+    summary = json.loads((tmp_path / "one/summary.json").read_text())
+    assert summary["fingerprint"]["mujoco"] == "3.3.2"
+    assert summary["modes"]["think"]["reasoning_forced"] == 4  # 28 queries, one reasoning for eight
+    assert len(list((tmp_path / "one/videos").iterdir())) == 2
+
+    # Another pool, two processes: each episode in its own, freshly built environment.
+    evaluate(tmp_path, tmp_path / "two", workers=2)
+    assert (tmp_path / "one/episodes.jsonl").read_bytes() == (tmp_path / "two/episodes.jsonl").read_bytes()
+    for film in (tmp_path / "one/videos").iterdir():
+        assert film.read_bytes() == (tmp_path / "two/videos" / film.name).read_bytes()
