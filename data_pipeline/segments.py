@@ -10,8 +10,9 @@ import numpy as np
 from data_pipeline.scene import SceneTrack
 
 GRASP_STEPS = 2  # both pads in contact this long is a grasp
-SLIP_STEPS = 10  # a contact lost for less than this is the same grasp
 LIFT_M = 0.01
+MOVING_M = 0.001  # per step
+DRIFT_SHARE = 0.3  # of its speed, that a carried thing may move against the hand
 CARRIED_M = 0.03  # sideways, from where it was lifted
 NEAR_M = 0.04  # sideways, from where it is let go
 PUSHED_M = 0.01
@@ -36,6 +37,7 @@ class _Activity:
     goal: int
     start: int
     stop: int
+    held: bool = False
 
 
 def segment(track: SceneTrack) -> tuple[Segment, ...]:
@@ -57,16 +59,46 @@ def segment(track: SceneTrack) -> tuple[Segment, ...]:
     return tuple(s for s in segments if s.stop > s.start)
 
 
-def grasp_runs(touching: np.ndarray) -> list[tuple[int, int]]:
-    """Stretches [start, stop) of grasps: at least GRASP_STEPS long, short losses bridged. touching: bool [T]."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], touching.astype(int), [0]])))
-    runs: list[tuple[int, int]] = []
-    for start, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        if runs and start - runs[-1][1] < SLIP_STEPS:
-            runs[-1] = (runs[-1][0], stop)
-        else:
-            runs.append((start, stop))
-    return [run for run in runs if run[1] - run[0] >= GRASP_STEPS]
+def grasps(track: SceneTrack, subject: int) -> list[tuple[int, int]]:
+    """Stretches [start, stop) in which the thing in column `subject` is held.
+
+    Within one closing of the gripper, from the first to the last step at which both pads touch it, or at which it is
+    off its place and moves with the hand (a rim may lie against the finger beside the pad).
+    """
+    touched = _lasting(track.grasped[:, subject])
+    holding = touched | _carried(track, subject)
+    runs = []
+    for start, stop in _stretches(track.gripper_command > 0):
+        steps = np.flatnonzero(holding[start:stop])
+        if len(steps):
+            last = start + int(steps[-1]) + 1
+            while last == stop < track.num_steps and touched[stop]:  # the fingers need a moment to open
+                last = stop = stop + 1
+            runs.append((start + int(steps[0]), last))
+    return runs
+
+
+def _lasting(touching: np.ndarray) -> np.ndarray:
+    """Without touches shorter than GRASP_STEPS. touching: bool [T]."""
+    lasting = np.zeros_like(touching)
+    for start, stop in _stretches(touching):
+        lasting[start:stop] = stop - start >= GRASP_STEPS
+    return lasting
+
+
+def _carried(track: SceneTrack, subject: int) -> np.ndarray:
+    """Steps at which a thing is raised and moves as the hand does: bool [T]."""
+    path = track.position[:, subject]
+    raised = path[:, 2] - path[0, 2] > LIFT_M
+    drift = np.linalg.norm(np.diff(path - track.grip_position, axis=0, append=np.nan), axis=-1)
+    speed = np.linalg.norm(np.diff(path, axis=0, append=np.nan), axis=-1)
+    return raised & (speed > MOVING_M) & (drift < DRIFT_SHARE * speed)
+
+
+def _stretches(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Stretches [start, stop) of true values. flags: bool [T]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _first_kind(track: SceneTrack, goal: int) -> str:
@@ -78,9 +110,9 @@ def _activity(track: SceneTrack, goal: int) -> _Activity | None:
     if not track.goals[goal].places:
         return _joint_activity(track, goal)
     subject = track.index(track.goals[goal].subject)
-    runs = grasp_runs(track.grasped[:, subject])
+    runs = grasps(track, subject)
     if runs:
-        return _Activity(goal, *max(runs, key=lambda run: run[1] - run[0]))
+        return _Activity(goal, *max(runs, key=lambda run: run[1] - run[0]), held=True)
     moved = np.linalg.norm(track.position[:, subject] - track.position[0, subject], axis=-1) > PUSHED_M
     return _Activity(goal, int(np.argmax(moved)), _achieved(track, goal)) if moved.any() else None
 
@@ -108,7 +140,7 @@ def _window(track: SceneTrack, activity: _Activity, start: int, stop: int) -> li
     if not goal.places:
         act = {"open": "open", "close": "close", "turnon": "turn on"}[goal.predicate]
         marks = [(start, "reach handle"), (closing, "grasp handle"), (begin, act), (activity.stop, "retract")]
-    elif not track.grasped[begin : activity.stop, subject].any():
+    elif not activity.held:
         marks = [(start, "reach"), (begin, "push"), (activity.stop, "retract")]
     else:
         lift, move, place = _carrying(track.position[begin : activity.stop, subject])

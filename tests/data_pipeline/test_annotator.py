@@ -12,7 +12,7 @@ from configs.schema import Subset
 from data_pipeline.contract import POINT_GRID, EpisodeId
 from data_pipeline.ecot_annotator import annotate, offset_phrase, unique_labels, visible_objects
 from data_pipeline.scene import Goal, SceneTrack
-from data_pipeline.segments import grasp_runs, segment
+from data_pipeline.segments import grasps, segment
 from data_pipeline.templates import choose, label, part_label, region_phrase
 
 CLOSE, RELEASE = 35, 110  # steps of the commands in `pick_and_place`
@@ -101,7 +101,8 @@ def test_a_goal_that_only_the_last_action_reaches_has_no_retract() -> None:
 
 def test_something_pushed_is_not_lifted() -> None:
     track = pick_and_place()
-    parts = segment(replace(track, grasped=np.zeros_like(track.grasped)))
+    slid = track.position * [1, 1, 0]
+    parts = segment(replace(track, grasped=np.zeros_like(track.grasped), position=slid))
     assert [p.kind for p in parts] == ["reach", "push", "retract"]
 
 
@@ -132,11 +133,17 @@ def test_goals_are_told_in_the_order_of_the_episode() -> None:
     assert step.plan == "open the top drawer of the cabinet, then put the alphabet soup in the basket"
 
 
-def test_grasp_runs_bridge_slips_and_drop_touches() -> None:
-    touching = np.zeros(60, bool)
-    touching[3] = True
-    touching[[*range(20, 30), *range(33, 40)]] = True
-    assert grasp_runs(touching) == [(20, 40)]
+def test_a_grasp_outlasts_slips_of_the_pads_and_brief_touches_are_none() -> None:
+    track = pick_and_place()
+    assert grasps(track, 0) == [(40, RELEASE + 2)]
+    track.grasped[60:75, 0] = False
+    assert grasps(track, 0) == [(40, RELEASE + 2)]
+    track.grasped[:, 0] = False
+    track.grasped[36, 0] = True
+    ((start, stop),) = grasps(track, 0)  # no pad touches it, but it is carried
+    assert 42 <= start <= 45
+    assert 100 <= stop <= 106
+    assert grasps(track, 1) == []
 
 
 def test_what_is_said_is_what_was_measured() -> None:
