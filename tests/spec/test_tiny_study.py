@@ -1,4 +1,4 @@
-"""The real stages, shrunk further: one cell of the study end to end, killed on the way, equals the uninterrupted one."""
+"""The real stages, shrunk further: one cell end to end, killed on the way, equals the uninterrupted one."""
 
 import json
 import os
