@@ -213,11 +213,16 @@ def _loss_title(subset: Subset, name: str) -> str:
 def _decoding(rows: Sequence[Decoding]) -> str:
     names = ("", "queries", "tokens per query", "decodable without constraint", "reasonings cut", "why not successful")
     body = "".join(
-        f"<tr>{_row_name(r)}<td>{r.queries}</td><td>{r.tokens_per_query:.1f}</td><td>{percent(r.free_decodable)} %</td>"
+        f"<tr>{_row_name(r)}<td>{r.queries}</td><td>{_or_dash(r.tokens_per_query)}</td>"
+        f"<td>{_or_dash(100 * r.free_decodable, ' %') if r.tokens_per_query else DASH}</td>"
         f"<td>{r.forced}</td><td>{_reasons(r)}</td></tr>"
         for r in rows
     )
     return _section("Decoding", _table(_head(names), body))
+
+
+def _or_dash(value: float, unit: str = "") -> str:
+    return f"{value:.1f}{unit}" if value else DASH
 
 
 def _reasons(row: Decoding) -> str:

@@ -111,24 +111,23 @@ def percent(share: float) -> str:
 
 def check_mergeable(records: Sequence[RunRecord]) -> None:
     """Raise ConfigError where two evaluations differ in protocol, environment or base model."""
-    for record in records[1:]:
-        ours, theirs = _conditions(records[0]), _conditions(record)
-        for what, value in ours.items():
-            if theirs[what] != value:
+    known: dict[str, tuple[str, Any]] = {}  # condition -> the first slug that has it, and its value
+    for record in records:
+        for what, value in _conditions(record).items():
+            first, expected = known.setdefault(what, (record.slug, value))
+            if value != expected:
                 raise ConfigError(
-                    f"{records[0].slug} and {record.slug} cannot share a table: {what} differs "
-                    f"({_difference(value, theirs[what])}). Evaluate both again under one setting, or report them apart"
+                    f"{first} and {record.slug} cannot share a table: {what} differs ({_difference(expected, value)}). "
+                    "Evaluate both again under one setting, or report them apart"
                 )
 
 
 def _conditions(record: RunRecord) -> dict[str, Any]:
     # The step limit is the suite's own, so it differs between columns by design.
     protocol = {k: v for k, v in record.summary["protocol"].items() if k != "max_steps"}
-    return {
-        "protocol": protocol,
-        "environment fingerprint": record.summary["fingerprint"],
-        "base model": record.summary["card"].get("base", ""),
-    }
+    conditions = {"protocol": protocol, "environment fingerprint": record.summary["fingerprint"]}
+    # A control has no base model.
+    return conditions | ({"base model": record.summary["card"]["base"]} if "base" in record.summary["card"] else {})
 
 
 def _difference(a: Any, b: Any) -> str:
