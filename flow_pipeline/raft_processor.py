@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +66,8 @@ class _Job:
         aside = self.part.with_suffix(".part")
         with aside.open("wb") as file:
             np.save(file, flow, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, self.part)
 
     def load(self, k: int) -> EpisodeFlow:
@@ -226,7 +229,7 @@ class RaftEstimator:
             model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT, progress=False)
             if weights:
                 model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except OSError as error:
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:  # missing; of another model; of another format
             raise EnvironmentProblem(
                 f"no RAFT weights: {weights or 'the download'} failed ({error}). "
                 "Set flow.raft_weights=<path of raft_large's state dict>, or flow.backend=sim or dis_chain"

@@ -86,9 +86,12 @@ def test_raft_gives_flow_of_the_input_size(tmp_path: Path) -> None:
     assert fields[0].flow_px.dtype == np.float32
 
 
-def test_missing_raft_weights_name_the_remedies(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"flow\.raft_weights"):
-        RaftEstimator(str(tmp_path / "none.pt"), 4)
+def test_missing_or_wrong_raft_weights_name_the_remedies(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("not weights")
+    for name in ("none.pt", "other.pt", "text.pt"):
+        with pytest.raises(EnvironmentProblem, match=r"flow\.raft_weights"):
+            RaftEstimator(str(tmp_path / name), 4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
