@@ -10,7 +10,6 @@ import numpy as np
 from data_pipeline.contract import EpisodeId
 
 PLACE = frozenset({"on", "in"})
-JOINT = frozenset({"open", "close", "turnon"})
 
 
 @dataclass(frozen=True)
