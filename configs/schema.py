@@ -300,6 +300,7 @@ class BaseConfig:
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
+    language_batch: int = 2  # chains of thought per step, before a grey image
     shift_px: int = 3  # random shifts of the image; only while no coordinates are taught
     seed: int = 42
 

@@ -1,6 +1,9 @@
 """Stage `base`: the tiny backbone with its tokenizers, trained in full on the training demonstrations of all subsets.
 
-The twelve adapters start from it: LoRA on a random base cannot learn. Same loop, same resume as the adapters.
+The twelve adapters start from it: LoRA on a random base cannot learn. Two things stand for what a published base
+brings along: it acts (image and instruction -> action, no reasoning), and it knows the annotator's language (each step
+has a few chains of thought to write before a grey image, so that nothing about a scene can be learned from them).
+Same loop, same resume as the adapters.
 """
 
 from __future__ import annotations
@@ -9,25 +12,40 @@ import shutil
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
 import torch
+from torch.utils.data import Dataset
 
-from configs.schema import BaseSlice, OptimizerConfig, PhaseSpec, Role, Segment, Subset, check
+from configs.schema import BaseConfig, BaseSlice, OptimizerConfig, PhaseSpec, Role, Segment, Subset, check
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
 from training import action_tokenizer
-from training.dataset import ACTION, SamplingPlan, StepInputs, TrainingData, load_training_data
-from training.layout import render_reasoning, role_weights
+from training.dataset import (
+    ACTION,
+    REASONING,
+    SamplingPlan,
+    StepInput,
+    StepInputs,
+    TrainingData,
+    collate,
+    load_training_data,
+    numbers_of_step,
+    role_totals,
+)
+from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
 from training.lora_model import ACTION_TOKENIZER_FILE, TINY, make_layout
 from training.lora_trainer import METRICS_FILE, Run, fit, pick_device, set_threads
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 from training.train_inputs import chunks
 
 BASE_FOLDER = "base"
-ACTION_ONLY = PhaseSpec("base", (Segment(Role.ACTION, ACTION),))
+LANGUAGE = PhaseSpec("base", (Segment(Role.TEXT, REASONING, 0.5), Segment(Role.ACTION, ACTION)))
+NO_REASONING = 1.0  # as a dropout probability
 WEIGHT_DECAY = 0.01
+GREY = 128
 
 
 def run_base(config: BaseSlice, context: StageContext) -> list[str]:
@@ -36,16 +54,14 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     set_threads(config.trainer)
     data = _load_data(config, context)
     actions = action_tokenizer.fit(chunks(data), config.action.horizon, config.action.scale, config.action.codes)
-    corpus = [e.instruction for e in data.episodes] + list(_annotator_texts(config, context))
-    tokenizer = build_tokenizer(corpus, config.model.text_vocab, config.action.codes)
+    tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     device = pick_device(config.trainer.device)
     model = build_model(build_config(tokenizer, config.model), config.base.seed).to(device)
-    layout = make_layout(ACTION_ONLY, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
-    plan = SamplingPlan(config.base.seed, config.base.batch_size, 1, 1.0, config.base.shift_px)
+    layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(
         model=model,
-        inputs=StepInputs(data, layout, plan, config.base.steps),
-        role_weights=role_weights(ACTION_ONLY),
+        inputs=BaseInputs(data, layout, config.base),
+        role_weights=role_weights(LANGUAGE),
         schedule=OptimizerConfig(
             learning_rate=config.base.learning_rate,
             warmup_steps=config.base.warmup_steps,
@@ -77,18 +93,44 @@ def _load_data(config: BaseSlice, context: StageContext) -> TrainingData:
 
     episodes = chain.from_iterable(training(subset) for subset in config.subsets)
     overflow = context.work / "frames.npy"
-    data = load_training_data(episodes, statistics, config.action.horizon, config.model.image_size, overflow)
+    annotations = {
+        episode: annotation
+        for name in names.values()
+        for episode, annotation in load_annotations(inputs[f"annotate/{name}"] / "annotations.json").items()
+    }
+    size = config.model.image_size
+    data = load_training_data(episodes, statistics, config.action.horizon, size, overflow, annotations)
     for source in sources.values():
         source.close()
     return data
 
 
-def _annotator_texts(config: BaseSlice, context: StageContext) -> Iterator[str]:
-    """What the annotator wrote about training episodes, for the text vocabulary; every fourth step is enough."""
-    for subset in config.subsets:
-        folder = context.inputs.get(f"annotate/{subset.value}")
-        if folder is None:
-            continue
-        annotations = load_annotations(folder / "annotations.json")
-        for episode in load_split(context.inputs[f"split/{subset.value}"] / SPLIT_FILE).train:
-            yield from (render_reasoning(step) for step in annotations[episode].steps[::4])
+def _corpus(data: TrainingData) -> Iterator[str]:
+    """What the text vocabulary is fitted on: instructions, and every fourth chain of thought."""
+    for episode in data.episodes:
+        yield episode.instruction
+        if episode.annotation is not None:
+            yield from (render_reasoning(step) for step in episode.annotation.steps[::4])
+
+
+class BaseInputs(Dataset[StepInput]):
+    """Item `step`: a batch of actions, and one of language."""
+
+    def __init__(self, data: TrainingData, layout: Layout, base: BaseConfig) -> None:
+        self._data, self._layout, self._base = data, layout, base
+        plan = SamplingPlan(base.seed, base.batch_size, 1, NO_REASONING, base.shift_px)
+        self._acting = StepInputs(data, layout, plan, base.steps)
+
+    def __len__(self) -> int:
+        return self._base.steps
+
+    def __getitem__(self, step: int) -> StepInput:
+        acting = self._acting[step]
+        chosen = numbers_of_step(step, self._base.seed + 1, self._base.language_batch, len(self._data))
+        written = [flatten(self._reasoning_only(number)) for _, number in chosen]
+        size = self._data.frames.shape[1]
+        grey = np.full((len(written), size, size, 3), GREY, np.uint8)
+        return StepInput((*acting.batches, collate(written, grey, self._layout)), acting.totals | role_totals(written))
+
+    def _reasoning_only(self, number: int) -> tuple[Span, ...]:
+        return spans(self._layout, self._data.sample(number), reason=True)[:2]

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from configs.schema import OptimizerConfig, Role, TrainerConfig, TrainSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
@@ -58,7 +58,7 @@ class Run:
     """A training run: what is fixed, and where it stands."""
 
     model: nn.Module  # bare Qwen2.5-VL; its trainable parameters are those of the run
-    inputs: StepInputs
+    inputs: Dataset[StepInput]  # item `step` is that step's input
     role_weights: Mapping[Role, float]
     schedule: OptimizerConfig
     steps: int
