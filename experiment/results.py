@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from configs.schema import ConfigError, Subset, check
 from data_pipeline.contract import EnvironmentProblem
@@ -27,8 +29,14 @@ def evaluate(values: Namespace) -> int:
     adapter = _adapter(store, Path(values.lora_path), subset)
     prepared = prepare(compose.find_phase(values.model_type), values, [subset])
     config, sources = prepared.resolved.config, prepared.resolved.sources
-    base = _base_of(store, adapter) if config.model.base == TINY_BASE else None
-    run_ = Run(config, subset, sources)
+    card = _card(store, adapter)
+    trained = card["phase"]["name"]
+    check(
+        trained == config.phase.name,
+        f"--model_type {config.phase.name!r}, but this adapter was trained as {trained!r}: give that",
+    )
+    base = _base_of(store, adapter, card) if config.model.base == TINY_BASE else None
+    run_ = Run(config, subset, sources, _variant_of(adapter))
     node = evaluate_node(run_, adapter, base)
     title = table_title(config, sources)
     group = table_group(title, node)
@@ -62,12 +70,23 @@ def _adapter(store: Store, path: Path, subset: Subset) -> StageNode:
     return stored_node("file", path.name, key)
 
 
-def _base_of(store: Store, adapter: StageNode) -> StageNode:
+def _variant_of(adapter: StageNode) -> str:
+    """What keeps this adapter's folders apart: `prob0.3` of text_cot@prob0.3/object."""
+    return adapter.spec.slug.partition("/")[0].partition("@")[2]
+
+
+def _card(store: Store, adapter: StageNode) -> dict[str, Any]:
+    path = store.entry(adapter.stage, adapter.key) / "checkpoint-final" / "adapter_card.json"
+    if not path.is_file():
+        raise ConfigError(f"--lora_path: no {path.name} beside the weights, so this is no adapter of this project")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _base_of(store: Store, adapter: StageNode, card: Mapping[str, Any]) -> StageNode:
     """The tiny backbone of an adapter: the one it was trained on, or the one its card names by digest."""
     manifest = store.whole(adapter.stage, adapter.key)
     if manifest is not None and "base" in manifest.inputs:
         return stored_node("base", "", manifest.inputs["base"]["key"])
-    card = json.loads((store.entry(adapter.stage, adapter.key) / "checkpoint-final" / "adapter_card.json").read_text())
     from training.lora_model import folder_digest  # torch: only for adapters from elsewhere
 
     for _, candidate in store.manifests("base"):

@@ -70,7 +70,10 @@ def base(config, context):
 
 
 def train(config, context):
-    return _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
+    outputs = _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
+    card = {"phase": canonical(config.phase), "base": "toy", "base_digest": ""}
+    (context.work / "checkpoint-final" / "adapter_card.json").write_text(json.dumps(card))
+    return outputs
 
 
 def evaluate(config, context):

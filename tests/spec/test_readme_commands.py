@@ -147,3 +147,12 @@ def test_annotations_of_the_user_are_an_input_by_content(project, capsys):
     assert type_in(mine + " --dry-run") == 0
     out = capsys.readouterr().out
     assert "another input annotate" in out
+
+
+def test_an_adapter_is_evaluated_as_what_it_is(project, capsys):
+    assert type_in("python scripts/train_text_cot.py --subset object --reasoning_dropout_prob 0.3") == 0
+    path = "outputs/text_cot@prob0.3/object/checkpoint-final"
+    assert type_in(f"python scripts/evaluate.py --model_type baseline --libero_subset object --lora_path {path}") == 2
+    assert "trained as 'text_cot'" in capsys.readouterr().err
+    assert type_in(f"python scripts/evaluate.py --model_type text_cot --libero_subset object --lora_path {path}") == 0
+    assert (project / "outputs" / "eval_results" / "text_cot@prob0.3" / "object" / "summary.json").is_file()
