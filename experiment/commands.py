@@ -56,7 +56,7 @@ def _experiment(values: Namespace) -> int:
     check(bool(values.subset) != values.all_subsets, "give --subset NAME or --all-subsets (one of them)")
     phases = list(compose.phase_files().values()) if values.all_phases else [compose.find_phase(values.phase)]
     subsets = list(Subset) if values.all_subsets else [parse_subset(values.subset)]
-    seeds = [f"seed={int(text)}" for text in values.seeds.split(",")] if values.seeds else [""]
+    seeds = [f"seed={text}" for text in values.seeds.split(",")] if values.seeds else [""]
     places = places_of(values)
     runs: list[Run] = []
     said: dict[str, None] = {}

@@ -70,6 +70,7 @@ def places_of(values: Namespace) -> Places:
 
 def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
     """Which stages run, and how."""
+    check(config.executor.kind == "local", f"executor.kind={config.executor.kind!r}; allowed: local")
     names = [name for name in getattr(values, "force", "").split(",") if name]
     start = getattr(values, "from", "")
     only = tuple(name for name in getattr(values, "only", "").split(",") if name)

@@ -31,6 +31,8 @@ def project(tmp_path, monkeypatch):
         ("--phase baseline --subset object data.tasks.object=[11]", "0 to 9"),
         ("--phase baseline --subset object --num_trials 5 eval.num_trials=6", "keep one"),
         ("--phase baseline --subset object --num_trails 5", "did you mean --num_trials?"),
+        ("--phase baseline --subset object --seeds 0,x", "seed='x'"),
+        ("--phase baseline --subset object executor.kind=ray", "allowed: local"),
         ("--phase baseline --subset object nonsense", "neither a flag nor"),
         ("--phase baseline --subset object --only trian", "unknown stage 'trian'"),
         ("--phase baseline --subset object --mode think", "no reasoning"),
