@@ -6,7 +6,6 @@ Everything that comes from a model, a task or a file passes through `html.escape
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -15,11 +14,9 @@ from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.story import Decoding, Scene, Story
 from evaluation.table import AVERAGE, COLUMNS, DASH, Cell, Comparison, Row, percent
-from training.layout import TAGS
+from evaluation.thoughts import parts
 
 SUITES = {subset.value: subset.value.capitalize() for subset in Subset}
-
-_TAG = re.compile(rf"(?<!\S)((?:{'|'.join((*TAGS, 'FLOW'))}):)")
 
 _STYLE = """
 :root { --paper: #fbfbf9; --card: #ffffff; --ink: #1d2733; --faint: #66717e; --rule: #e2e5e8; --accent: #1f6feb;
@@ -213,16 +210,17 @@ def _loss_title(subset: Subset, name: str) -> str:
 def _decoding(rows: Sequence[Decoding]) -> str:
     names = ("", "queries", "tokens per query", "decodable without constraint", "reasonings cut", "why not successful")
     body = "".join(
-        f"<tr>{_row_name(r)}<td>{r.queries}</td><td>{_or_dash(r.tokens_per_query)}</td>"
-        f"<td>{_or_dash(100 * r.free_decodable, ' %') if r.tokens_per_query else DASH}</td>"
-        f"<td>{r.forced}</td><td>{_reasons(r)}</td></tr>"
+        f"<tr>{_row_name(r)}<td>{r.queries}</td>{_tokens(r)}<td>{r.forced}</td><td>{_reasons(r)}</td></tr>"
         for r in rows
     )
     return _section("Decoding", _table(_head(names), body))
 
 
-def _or_dash(value: float, unit: str = "") -> str:
-    return f"{value:.1f}{unit}" if value else DASH
+def _tokens(row: Decoding) -> str:
+    """Two cells; a control that writes nothing has dashes."""
+    if not row.tokens_per_query:
+        return f"<td>{DASH}</td>" * 2
+    return f"<td>{row.tokens_per_query:.1f}</td><td>{100 * row.free_decodable:.0f} %</td>"
 
 
 def _reasons(row: Decoding) -> str:
@@ -249,8 +247,7 @@ def _scene(scene: Scene) -> str:
 
 def _thought(text: str) -> str:
     """The chain of thought, one tag per line."""
-    parts = [part for part in _TAG.split(text) if part.strip()]
-    lines = [f"<b>{escape(part)}</b> " if _TAG.fullmatch(part) else f"{escape(part.strip())}<br>" for part in parts]
+    lines = [f"<b>{escape(tag)}</b> {escape(body)}<br>" for tag, body in parts(text)]
     return f'<p class="thought">{"".join(lines)}</p>' if lines else ""
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.image_frame import ImageFrame, convert_image
+from evaluation.thoughts import parts
 
 FRAMES_PER_SECOND = 5
 """One frame per query; at four steps per query and 20 Hz this is real time."""
@@ -22,9 +23,9 @@ FRAMES_PER_SECOND = 5
 PICTURE = 320  # pixels, square
 PANEL = 400  # pixels, width of the text beside it
 _MARGIN = 12
-_FONT_PX = 15
-_LINE_PX = 19
-_CHARACTER_PX = 8
+_FONT_PX = 13
+_LINE_PX = 16
+_CHARACTER_PX = 7
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 34, 40), (120, 126, 134)
 _BIT_EXACT = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-crf", "26"]
 
@@ -60,13 +61,12 @@ def page(image: np.ndarray, text: str, caption: str, number: int) -> np.ndarray:
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_FONT_PX)
     x, y = PICTURE + _MARGIN, _MARGIN
-    for colour, paragraph in ((_FAINT, f"{caption} - query {number + 1}"), (_INK, text)):
+    thought = [(_INK, f"{tag}: {body}" if tag else body) for tag, body in parts(text)]
+    for colour, paragraph in ((_FAINT, f"{caption} - query {number + 1}"), *thought):
         for line in _wrapped(paragraph):
-            if y + _LINE_PX > PICTURE:
-                break
             draw.text((x, y), line, colour, font)
             y += _LINE_PX
-        y += _LINE_PX // 2
+        y += _LINE_PX // 4
     return np.asarray(sheet)
 
 

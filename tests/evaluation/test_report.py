@@ -16,6 +16,7 @@ from data_pipeline.contract import StageContext
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row
 from evaluation.libero_eval import film_name, summarise
 from evaluation.report import run_report
+from evaluation.thoughts import parts
 
 PHASES = (("plain", "LoRA_B (Baseline)"), ("words", "LoRA_T (Text CoT)"), ("flow", "LoRA_TF (Text+Flow CoT)"))
 SUBSETS = ("spatial", "object", "goal", "long")
@@ -185,3 +186,15 @@ def test_a_variant_and_a_missing_training_do_not_stop_the_report(tmp_path: Path)
     run_report(ReportSlice(("words@prob0.3/object",), "t", "tiny"), made)
     assert "Words @prob0.3" in (made.work / "results.md").read_text()
     assert Subset.OBJECT.value in (made.work / "results.csv").read_text()
+
+
+def test_a_thought_is_cut_at_its_tags_and_flow_codes_are_counted() -> None:
+    text = "TASK: put it in SUBTASK REASONING: far away SUBTASK: reach FLOW: <flow_1><flow_22><flow_3>"
+    assert parts(text) == [
+        ("TASK", "put it in"),
+        ("SUBTASK REASONING", "far away"),
+        ("SUBTASK", "reach"),
+        ("FLOW", "3 codes"),
+    ]
+    assert parts("MASK: no tag") == [("", "MASK: no tag")]
+    assert parts("") == []
