@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
 _ATTEMPTS_PER_GOAL = 2
 _DRAWER_AJAR = 0.08  # metres: wide enough to put something in
-_TABLES = ("main_table", "kitchen_table", "living_room_table", "study_table")
 _SHARED_PLACE_OFFSET = 0.042  # metres between the middle of a burner and each of two pots on it
 
 
@@ -104,19 +103,24 @@ def _achieve(hand: Hand, goal: Goal, failed: list[Grasp]) -> Motion:
 def _put_on(hand: Hand, name: str, where: str, failed: list[Grasp]) -> Motion:
     yield from pick(hand, name, failed)
     scene = hand.scene
-    centre = scene.position(where)
     if scene.is_object(where):
-        points = scene.object_points(where)
-        middle = points[np.linalg.norm((points - centre)[:, :2], axis=1) < 0.03]
-        support = (middle if len(middle) else points)[:, 2].max()
-        yield from place(hand, name, centre, support)
+        yield from place(
+            hand, name, scene.position(where), _height(scene.object_points(where), scene.position(where), 0.03)
+        )
         return
-    support = centre[2] + 0.007
-    if not where.startswith(_TABLES):
-        points = scene.obstacle_points(name, centre)
-        middle = points[(np.abs((points - centre)[:, :2]) < 0.06).all(axis=1)]
-        support = middle[:, 2].max() if len(middle) else support
-    yield from place(hand, name, centre[:2] + _share_of_place(scene, name, where), support)
+    at = scene.region(where).centre
+    at[:2] += _share_of_place(scene, name, where)
+    owner = scene.owner(where)
+    support = at[2] + 0.007
+    if scene.is_object(owner):
+        support = _height(scene.object_points(owner), at, 0.06)
+    yield from place(hand, name, at, support)
+
+
+def _height(points: np.ndarray, at: np.ndarray, around: float) -> float:
+    """Highest of the points within `around` metres of `at` (in x and in y), or of all when there is none."""
+    near = points[(np.abs((points - at)[:, :2]) < around).all(axis=1)]
+    return float((near if len(near) else points)[:, 2].max())
 
 
 def _share_of_place(scene: Scene, name: str, where: str) -> np.ndarray:

@@ -83,6 +83,10 @@ class Scene:
         rotation = self.data.site_xmat[site].reshape(3, 3)
         return Region(self.data.site_xpos[site].copy(), np.abs(rotation @ self.model.site_size[site]))
 
+    def owner(self, region: str) -> str:
+        """The object, fixture or table that a region belongs to."""
+        return str(self._env.raw.object_sites_dict[region].parent_name)
+
     # -------------------------------------------------------------- goals and joints
 
     def satisfied(self, goal: Goal) -> bool:

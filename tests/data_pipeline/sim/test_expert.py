@@ -113,3 +113,17 @@ def test_an_unsolvable_time_limit_is_a_named_failure():
         assert "5 steps" in attempt.reason
     finally:
         env.close()
+
+
+@pytest.mark.sim_official
+def test_the_expert_does_not_need_the_built_in_assets():
+    from data_pipeline.sim.environment import LiberoEnv
+
+    env = LiberoEnv(Subset.SPATIAL, 2, EnvConfig(assets="official", look=Look.LIGHT, resolution=64))
+    try:
+        env.reset(0, 4)
+        env.settle()
+        attempt = run_expert(env, np.random.default_rng(4), MAX_STEPS[Subset.SPATIAL])
+        assert attempt.success, attempt.reason
+    finally:
+        env.close()
