@@ -33,7 +33,7 @@ _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
 _LATTICE = 0.010
 _MAX_OFF_CENTRE = 0.006
 _MIN_CONTACTS = 3
-_FULL_COVER = 0.014
+_FULL_COVER = 0.010
 _CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
 _PIXEL = 0.003
 
