@@ -174,6 +174,16 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
     return Outcome(0, -1, -1.0, tuple(failed))
 
 
+def _cannot(episode: EpisodeId, outcome: Outcome) -> str:
+    subset, task = episode.subset.value, episode.task_id
+    reasons = "; ".join(sorted({attempt.reason for attempt in outcome.failed}))
+    return (
+        f"the expert solved task {task} of {subset} ({task_names(episode.subset)[task]}) in none of "
+        f"{len(outcome.failed)} attempts: {reasons}. "
+        f"Leave {task} out of data.tasks.{subset}, or use data.source=official"
+    )
+
+
 class DemoMaker:
     """Does demonstration jobs; keeps the environment of the last task."""
 
@@ -182,9 +192,14 @@ class DemoMaker:
         self._env: LiberoEnv | None = None
 
     def run(self, job: DemoJob) -> None:
-        """Make one demonstration and store it and its outcome."""
+        """Make one demonstration and store it and its outcome.
+
+        Raises ConfigError when not even the first of a task can be made: the others need not be tried.
+        """
         job.part.parent.mkdir(parents=True, exist_ok=True)
         outcome = make_demo(self._environment(job), job.episode, job.seed, job.part)
+        if job.episode.demo == 0 and not outcome.success:
+            raise ConfigError(_cannot(job.episode, outcome))
         _write_json(job.outcome_file, asdict(outcome))
 
     def close(self) -> None:
@@ -209,12 +224,16 @@ class DemoMaker:
 def run_demos(config: DemosSlice, context: StageContext) -> list[str]:
     """Stage `demos`: one file per task and demos.json. Resumes after the last finished demonstration.
 
-    Raises ConfigError for a task of which no demonstration could be made.
+    Raises ConfigError for a task that the expert cannot do.
     """
     jobs = demo_jobs(config, context.work / "parts")
     run_jobs(jobs, DemoMaker, config.workers, context, lambda job: str(job.episode))
-    outputs = [_assemble(config, task, jobs, context.work) for task in config.tasks]
-    _write_json(context.work / "demos.json", _summary(config, jobs))
+    outcomes = {job: Outcome.load(job.outcome_file) for job in jobs}
+    lost = sum(not outcome.success for outcome in outcomes.values())
+    if lost:
+        context.report(len(jobs), len(jobs), f"{lost} could not be made; demos.json says why")
+    outputs = [_assemble(config, task, _of_task(outcomes, task), context.work) for task in config.tasks]
+    _write_json(context.work / "demos.json", _summary(config, outcomes))
     return [*outputs, "demos.json"]
 
 
@@ -254,27 +273,23 @@ def task_info(subset: Subset, task_id: int, resolution: int) -> TaskInfo:
     return TaskInfo(name, instruction(name), found[1], bddl_name, content, arguments)
 
 
-def _assemble(config: DemosSlice, task_id: int, jobs: list[DemoJob], folder: Path) -> str:
-    outcomes = {job: Outcome.load(job.outcome_file) for job in jobs if job.episode.task_id == task_id}
+def _of_task(outcomes: dict[DemoJob, Outcome], task_id: int) -> dict[DemoJob, Outcome]:
+    return {job: outcome for job, outcome in outcomes.items() if job.episode.task_id == task_id}
+
+
+def _assemble(config: DemosSlice, task_id: int, outcomes: dict[DemoJob, Outcome], folder: Path) -> str:
     target = demo_file(folder, config.subset, task_id)
     made = [job for job, outcome in outcomes.items() if outcome.success]
-    if not made:
-        reasons = sorted({attempt.reason for outcome in outcomes.values() for attempt in outcome.failed})
-        raise ConfigError(
-            f"the expert solved task {task_id} of {config.subset.value} ({target.name}) in none of "
-            f"{sum(len(o.failed) for o in outcomes.values())} attempts: {'; '.join(reasons)}. "
-            f"Leave it out of data.tasks.{config.subset.value}, or use data.source=official"
-        )
     with DemoWriter(target, task_info(config.subset, task_id, config.env.resolution)) as writer:
         for job in made:
             writer.add_file(job.episode.demo, job.part)
     return target.name
 
 
-def _summary(config: DemosSlice, jobs: list[DemoJob]) -> dict[str, Any]:
+def _summary(config: DemosSlice, all_outcomes: dict[DemoJob, Outcome]) -> dict[str, Any]:
     tasks = {}
     for task in config.tasks:
-        outcomes = {job.episode.demo: Outcome.load(job.outcome_file) for job in jobs if job.episode.task_id == task}
+        outcomes = {job.episode.demo: outcome for job, outcome in _of_task(all_outcomes, task).items()}
         made = {demo: outcome for demo, outcome in outcomes.items() if outcome.success}
         tasks[task_names(config.subset)[task]] = {
             "task_id": task,

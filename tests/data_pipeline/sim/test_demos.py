@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from configs.schema import ConfigError, DemosSlice, EnvConfig, Look, Subset
 from data_pipeline.contract import AGENTVIEW, WRIST, EpisodeId, StageContext
-from data_pipeline.raw_loader import Hdf5Source, read_replay
+from data_pipeline.raw_loader import Hdf5Source, list_demos, read_replay
 from data_pipeline.replay import noop_mask
 from data_pipeline.sim import demos
 from data_pipeline.sim.demos import FailedAttempt, Outcome, attempt_seed, demo_jobs, run_demos, task_info
@@ -46,20 +47,29 @@ class TestIdentity:
         assert info.bddl_file_name == "libero_object/pick_up_the_alphabet_soup_and_place_it_in_the_basket.bddl"
 
 
-def test_a_task_without_any_demonstration_is_named_with_its_reasons(tmp_path, monkeypatch):
+def test_a_task_that_the_expert_cannot_do_stops_the_stage_with_its_reasons(tmp_path, monkeypatch):
     lost = Outcome(0, -1, -1.0, (FailedAttempt(7, "no free grasp of plate_1"),))
-
-    class NeverSolves:
-        def run(self, job):
-            job.part.parent.mkdir(parents=True, exist_ok=True)
-            demos._write_json(job.outcome_file, demos.asdict(lost))
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(demos, "DemoMaker", NeverSolves)
+    monkeypatch.setattr(demos, "make_demo", lambda *_: lost)
+    monkeypatch.setattr(demos.DemoMaker, "_environment", lambda *_: None)
     with pytest.raises(ConfigError, match=r"no free grasp of plate_1.*data\.tasks\.goal"):
         run_demos(CONFIG, StageContext(tmp_path, {}))
+
+
+def test_a_single_demonstration_that_cannot_be_made_is_listed(tmp_path, monkeypatch):
+    def make(env, episode, seed, target):
+        if episode.demo == 1:
+            return Outcome(0, -1, -1.0, (FailedAttempt(7, "no free grasp of plate_1"),))
+        with h5py.File(target, "w") as file:
+            file.create_group("demo").attrs["num_samples"] = 9
+        return Outcome(9, 5, 0.01, ())
+
+    monkeypatch.setattr(demos, "make_demo", make)
+    monkeypatch.setattr(demos.DemoMaker, "_environment", lambda *_: None)
+    outputs = run_demos(CONFIG, StageContext(tmp_path, {}))
+    summary = json.loads((tmp_path / "demos.json").read_text())["tasks"]["turn_on_the_stove"]
+    assert (summary["wanted"], summary["made"]) == (2, 1)
+    assert summary["demos"]["demo_1"]["failed"][0]["reason"] == "no free grasp of plate_1"
+    assert list_demos(tmp_path / outputs[0]) == [0]
 
 
 class FileJob:
