@@ -25,8 +25,6 @@ from data_pipeline.contract import AGENTVIEW, EnvironmentProblem
 from evaluation.episodes import EpisodeRequest
 
 PR_SET_PDEATHSIG = 1
-KEPT_ENVIRONMENTS = 2
-"""Environments kept alive per process: each holds about 100 MB; building one anew takes a fraction of a second."""
 
 
 class Env(Protocol):
@@ -101,13 +99,22 @@ class Unusable:
     message: str
 
 
+@dataclass(frozen=True)
+class _Built:
+    """An environment and whose it is."""
+
+    task: tuple[Subset, int]
+    env: Env
+    description: Description
+
+
 class Host:
-    """The child's side: environments by task, and the episode in progress."""
+    """The child's side: one environment, and the episode in progress."""
 
     def __init__(self, factory: EnvFactory, config: EnvConfig) -> None:
         self._factory = factory
         self._config = config
-        self._kept: dict[tuple[Subset, int], tuple[Env, Description]] = {}
+        self._kept: _Built | None = None
         self._request: EpisodeRequest | None = None
         self._steps = 0
 
@@ -115,30 +122,29 @@ class Host:
         """Do what the message asks."""
         began = time.perf_counter()
         if isinstance(message, Describe):
-            return self._environment(message.subset, message.task_id)[1]
+            return self._environment(message.subset, message.task_id).description
         if isinstance(message, Begin):
             self._begin(message.request)
             return self._view(began, success=False)
         return self._view(began, success=self._execute(message.actions))
 
     def close(self) -> None:
-        """Close every environment: GL contexts must go before the interpreter does."""
-        for env, _ in self._kept.values():
-            env.close()
-        self._kept.clear()
+        """Close the environment: its GL context must go before the interpreter does."""
+        if self._kept is not None:
+            self._kept.env.close()
+        self._kept = None
 
-    def _environment(self, subset: Subset, task_id: int) -> tuple[Env, Description]:
-        found = self._kept.pop((subset, task_id), None)
-        if found is None:
-            if len(self._kept) >= KEPT_ENVIRONMENTS:
-                self._kept.pop(next(iter(self._kept)))[0].close()
+    def _environment(self, subset: Subset, task_id: int) -> _Built:
+        """The task's environment. Only the last is kept: each holds 100 MB, and building one takes a moment."""
+        if self._kept is None or self._kept.task != (subset, task_id):
+            self.close()
             env = self._factory(subset, task_id, self._config)
-            found = env, Description(env.task_name, env.instruction, dict(env.fingerprint()))
-        self._kept[(subset, task_id)] = found  # last: most recently used
-        return found
+            description = Description(env.task_name, env.instruction, dict(env.fingerprint()))
+            self._kept = _Built((subset, task_id), env, description)
+        return self._kept
 
     def _begin(self, request: EpisodeRequest) -> None:
-        env, _ = self._environment(request.subset, request.key.task_id)
+        env = self._environment(request.subset, request.key.task_id).env
         env.reset(seed=request.key.seed, init_state=request.key.init_state)
         env.settle(request.protocol.settle_steps)
         self._request, self._steps = request, 0
@@ -146,7 +152,7 @@ class Host:
     def _execute(self, actions: np.ndarray) -> bool:
         """Step through a chunk; success as the protocol reads it."""
         request = self._current()
-        env, _ = self._environment(request.subset, request.key.task_id)
+        env = self._environment(request.subset, request.key.task_id).env
         for action in actions[: request.protocol.max_steps - self._steps]:
             reached = env.step(action)
             self._steps += 1
@@ -156,10 +162,10 @@ class Host:
 
     def _view(self, began: float, *, success: bool) -> View:
         request = self._current()
-        env, description = self._environment(request.subset, request.key.task_id)
+        built = self._environment(request.subset, request.key.task_id)
         over = success or self._steps >= request.protocol.max_steps
-        image = None if over else env.render(AGENTVIEW)
-        return View(image, description, self._steps, success, time.perf_counter() - began)
+        image = None if over else built.env.render(AGENTVIEW)
+        return View(image, built.description, self._steps, success, time.perf_counter() - began)
 
     def _current(self) -> EpisodeRequest:
         assert self._request is not None, "a chunk arrived before an episode began"

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO
@@ -43,7 +43,7 @@ class Simulator:
     log: IO[bytes]
     ready: bool = False
     asked_at: float | None = None  # monotonic time of the unanswered message, None when idle
-    tasks: set[tuple[Subset, int]] = field(default_factory=set)  # environments it has built
+    task: tuple[Subset, int] | None = None  # whose environment it holds
 
     @property
     def idle(self) -> bool:
@@ -96,7 +96,7 @@ class SimulatorPool:
                         f"the simulator could not build task {task_id} of {subset.value}: {answer.reason}"
                     )
                 if isinstance(answer, Description):
-                    self.simulators[index].tasks.add((subset, task_id))
+                    self.simulators[index].task = (subset, task_id)
                     return answer
 
     def idle(self) -> list[int]:
@@ -106,16 +106,12 @@ class SimulatorPool:
     def begin(self, index: int, message: Begin) -> None:
         """Start an episode on an idle worker."""
         index = self._place(index)
-        self.simulators[index].tasks.add((message.request.subset, message.request.key.task_id))
+        self.simulators[index].task = (message.request.subset, message.request.key.task_id)
         self._send(index, message)
 
     def execute(self, index: int, chunk: Chunk) -> None:
         """Send the next actions of the episode on this worker."""
         self._send(index, chunk)
-
-    def knows(self, index: int, subset: Subset, task_id: int) -> bool:
-        """Whether this worker has the task's environment built."""
-        return (subset, task_id) in self.simulators[index].tasks
 
     def poll(self, timeout_s: float) -> list[tuple[int, View | Description | Broken]]:
         """Answers that arrived within timeout_s, with the worker's index."""
@@ -216,13 +212,14 @@ def _end(process: subprocess.Popen[bytes], patience_s: float) -> int:
 
 
 def preferred(pool: SimulatorPool, index: int, wanted: Sequence[tuple[Subset, int]]) -> int:
-    """Position in `wanted` (subset, task) of what this worker should run next: a task it has built, one that no other
-    worker has, else the first."""
-    others = [i for i in range(len(pool.simulators)) if i != index]
-    for position, (subset, task) in enumerate(wanted):
-        if pool.knows(index, subset, task):
-            return position
-    for position, (subset, task) in enumerate(wanted):
-        if not any(pool.knows(i, subset, task) for i in others):
-            return position
+    """Position in `wanted` (subset, task) of what this worker should run next.
+
+    The task whose environment it holds; else one that no other worker holds; else the first.
+    """
+    own = pool.simulators[index].task
+    held = {simulator.task for simulator in pool.simulators}
+    for good in (lambda task: task == own, lambda task: task not in held):
+        found = next((position for position, task in enumerate(wanted) if good(task)), None)
+        if found is not None:
+            return found
     return 0

@@ -9,6 +9,7 @@ import pytest
 
 from configs.schema import EnvConfig, EvalConfig, EvaluateSlice, Look, Mode, Subset, TrainerConfig
 from data_pipeline.contract import StageContext
+from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.libero_eval import run_evaluate
 from tests.helpers.tiny_adapter import TEXT_COT, write_tiny_adapter
 
@@ -22,7 +23,7 @@ def evaluate(root: Path, work: Path, workers: int) -> list[dict[str, object]]:
         eval=EvalConfig(
             num_trials=1,
             think_trials=1,
-            freeze_chunks=8,
+            freeze_chunks=4,
             max_new_tokens=30,
             batch_rows=2,
             videos=1,
@@ -38,18 +39,19 @@ def evaluate(root: Path, work: Path, workers: int) -> list[dict[str, object]]:
 
 
 @pytest.mark.sim
-def test_a_random_adapter_from_checkpoint_to_records(tmp_path: Path) -> None:
+def test_a_random_adapter_from_checkpoint_to_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MAX_STEPS, Subset.SPATIAL, 60)
     write_tiny_adapter(tmp_path, TEXT_COT, subset=Subset.SPATIAL)
     rows = evaluate(tmp_path, tmp_path / "one", workers=1)
     assert [(r["mode"], r["outcome"], r["reason"], r["steps"]) for r in rows] == [
-        ("no_think", "failure", "step limit", 220),
-        ("think", "failure", "step limit", 220),
+        ("no_think", "failure", "step limit", 60),
+        ("think", "failure", "step limit", 60),
     ]
-    assert [r["queries"] for r in rows] == [28, 28]
+    assert [r["queries"] for r in rows] == [8, 8]
     assert rows[0]["task_name"] == "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate"
     summary = json.loads((tmp_path / "one/summary.json").read_text())
     assert summary["fingerprint"]["mujoco"] == "3.3.2"
-    assert summary["modes"]["think"]["reasoning_forced"] == 4  # 28 queries, one reasoning for eight
+    assert summary["modes"]["think"]["reasoning_forced"] == 2  # eight queries, one reasoning for four
     assert len(list((tmp_path / "one/videos").iterdir())) == 2
 
     # Another pool, two processes: each episode in its own, freshly built environment.
