@@ -296,11 +296,11 @@ class OptimizerConfig:
 class BaseConfig:
     """Full-parameter training of the tiny backbone, once, before the adapters."""
 
-    steps: int = 1500
+    steps: int = 1300
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
-    language_batch: int = 2  # chains of thought per step, before a grey image
+    language_batch: int = 1  # chains of thought per step, before a grey image
     shift_px: int = 3  # random shifts of the image; only while no coordinates are taught
     seed: int = 42
 

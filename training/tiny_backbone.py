@@ -187,17 +187,9 @@ def _rotary_sections(half_head: int) -> list[int]:
 
 
 def build_model(config: Qwen2_5_VLConfig, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """A freshly initialised model; the same seed gives the same weights.
-
-    Embedding rows get length one instead of the published 0.02 per entry: the head is tied to them, and rows that
-    training never meets (flow, most of the text) could not win a softmax later, while LoRA leaves them as they are.
-    """
+    """A freshly initialised model; the same seed gives the same weights."""
     torch.manual_seed(seed)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    rows = model.get_input_embeddings().weight
-    with torch.no_grad():
-        rows.normal_(std=rows.shape[1] ** -0.5)
-    return model
+    return Qwen2_5_VLForConditionalGeneration(config)
 
 
 def save_base(

@@ -77,10 +77,17 @@ def wide_statistics(subset: Subset) -> ActionStatistics:
 
 
 def write_tiny_base(folder: Path, model: ModelConfig = SMALL, seed: int = 0) -> Path:
-    """A base folder with random weights and an action tokenizer. Returns it."""
+    """A base folder with random weights and an action tokenizer. Returns it.
+
+    Embedding rows have length one, as after training: LoRA leaves them as they are, and the published start of 0.02
+    per entry is too short for any of them to win a softmax.
+    """
     actions = fitted_actions()
     tokenizer = build_tokenizer([*CORPUS] * 4, model.text_vocab, actions.num_codes)
-    save_base(folder, build_model(build_config(tokenizer, model), seed), tokenizer, model)
+    built = build_model(build_config(tokenizer, model), seed)
+    with torch.no_grad():
+        built.get_input_embeddings().weight.normal_(std=model.hidden**-0.5)
+    save_base(folder, built, tokenizer, model)
     actions.save(folder / ACTION_TOKENIZER_FILE)
     return folder
 
