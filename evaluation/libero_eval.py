@@ -20,7 +20,7 @@ from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, di
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Policy
 from evaluation.rollout import Engine, Film
-from evaluation.simulators import SimulatorPool
+from evaluation.simulators import SimulatorPool, shared_pool
 from evaluation.statistics import wilson
 
 EPISODES, TIMINGS, SUMMARY, VIDEOS = "episodes.jsonl", "timings.jsonl", "summary.json", "videos"
@@ -40,7 +40,7 @@ def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
     """See the module. Inputs `adapter`, and `base` where the adapter needs one trained here."""
     from evaluation.policy import load_subject  # torch: only when the stage runs
 
-    with SimulatorPool(config.eval.sim_workers, config.env) as pool:  # they import while the model loads
+    with shared_pool(config.eval.sim_workers, config.env) as pool:  # it starts while the model loads
         subject = load_subject(config, context.inputs["adapter"], context.inputs.get("base"))
         return evaluate(config, context, subject, pool)
 

@@ -20,7 +20,7 @@ from data_pipeline.raw_loader import Hdf5Source
 from evaluation.episodes import digest
 from evaluation.libero_eval import Subject, evaluate
 from evaluation.policy_api import Decision, Observation
-from evaluation.simulators import SimulatorPool
+from evaluation.simulators import shared_pool
 
 NAME = "replay"
 
@@ -78,5 +78,5 @@ def load_replay(config: EvaluateSlice, regenerate: Path, split: Path) -> Subject
 def run_replay(config: EvaluateSlice, context: StageContext) -> list[str]:
     """Stage `replay`: like `evaluate`, of the control. Inputs `regenerate`, `split`; config.modes is no_think alone."""
     subject = load_replay(config, context.inputs["regenerate"], context.inputs["split"])
-    with SimulatorPool(config.eval.sim_workers, config.env) as pool:
+    with shared_pool(config.eval.sim_workers, config.env) as pool:
         return evaluate(config, context, subject, pool)

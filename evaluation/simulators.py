@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -25,6 +26,7 @@ START_TIMEOUT_S = 300.0
 _QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 _CHILD = "import sys; from evaluation.sim_worker import main; sys.exit(main(sys.argv[1:]))"
 _ROOT = Path(__file__).resolve().parents[1]
+_kept: dict[str, tuple[tuple[int, EnvConfig, str], SimulatorPool]] = {}
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,33 @@ def _end(process: subprocess.Popen[bytes], patience_s: float) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+@contextlib.contextmanager
+def shared_pool(workers: int, env: EnvConfig, factory: str = LIBERO) -> Generator[SimulatorPool]:
+    """A pool that later stages of this process find again: starting one costs seconds of each evaluation.
+
+    One is kept at a time; it goes with the process. After an exception it is closed, as episodes may be in progress.
+    """
+    wanted = (workers, env, factory)
+    kept = _kept.pop("pool", None)
+    if kept is not None and kept[0] != wanted:
+        kept[1].close()
+        kept = None
+    pool = kept[1] if kept is not None else SimulatorPool(workers, env, factory)
+    try:
+        yield pool
+    except BaseException:
+        pool.close()
+        raise
+    _kept["pool"] = (wanted, pool)
+
+
+def release_pool() -> None:
+    """Close the pool that `shared_pool` has kept, if any."""
+    kept = _kept.pop("pool", None)
+    if kept is not None:
+        kept[1].close()
 
 
 def preferred(pool: SimulatorPool, index: int, wanted: Sequence[tuple[Subset, int]]) -> int:

@@ -18,7 +18,7 @@ from configs.schema import ConfigError, EnvConfig, EvalConfig, EvaluateSlice, Mo
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from evaluation import libero_eval
 from evaluation.libero_eval import Subject, evaluate
-from evaluation.simulators import SimulatorPool
+from evaluation.simulators import SimulatorPool, release_pool, shared_pool
 from tests.evaluation.fakes import DIES_AT_IMPORT, FACTORY, NO_GL, FakePolicy
 
 ENV = EnvConfig(assets="builtin", resolution=64)
@@ -207,6 +207,25 @@ def test_videos_show_the_first_episodes_of_each_mode(tmp_path: Path) -> None:
         assert b"avc1" in data
         assert data == (tmp_path / "b/videos" / name).read_bytes()
     assert json.loads((tmp_path / "a" / libero_eval.SUMMARY).read_text())["videos"] == names
+
+
+def test_a_kept_pool_is_found_again_even_if_a_process_died_meanwhile(tmp_path: Path) -> None:
+    run(tmp_path / "calm", think_trials=0)
+    subject = Subject(FakePolicy(), "a" * 64, {"phase": "any"})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with shared_pool(2, ENV, FACTORY) as pool:
+            pids = [simulator.process.pid for simulator in pool.simulators]
+            evaluate(make_slice(think_trials=0), StageContext(tmp_path / name, {}), subject, pool)
+        if name == "one":
+            os.kill(pids[0], signal.SIGKILL)
+            first = pids
+    assert pids[1] == first[1]
+    assert (tmp_path / "two/episodes.jsonl").read_bytes() == (tmp_path / "calm/episodes.jsonl").read_bytes()
+    with pytest.raises(Interrupted), shared_pool(2, ENV, FACTORY):
+        raise Interrupted
+    assert _gone(pids, within_s=5.0)
+    release_pool()
 
 
 def test_out_of_range_trials_are_refused() -> None:

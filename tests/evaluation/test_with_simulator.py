@@ -11,6 +11,7 @@ from configs.schema import EnvConfig, EvalConfig, EvaluateSlice, Look, Mode, Sub
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.libero_eval import run_evaluate
+from evaluation.simulators import release_pool
 from tests.helpers.tiny_adapter import TEXT_COT, write_tiny_adapter
 
 
@@ -34,6 +35,7 @@ def evaluate(root: Path, work: Path, workers: int) -> list[dict[str, object]]:
         execute=8,
     )
     outputs = run_evaluate(config, StageContext(work, {"adapter": root, "base": root}))
+    release_pool()
     assert outputs == ["episodes.jsonl", "timings.jsonl", "summary.json", "videos"]
     return [json.loads(line) for line in (work / "episodes.jsonl").read_text().splitlines()]
 
