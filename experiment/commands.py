@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from configs.schema import ConfigError, Subset, check
+from configs.schema import ConfigError, Mode, Subset, check
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, results
 from experiment.cli import COMMANDS
@@ -19,6 +19,7 @@ from experiment.plan import (
     evaluate_node,
     evaluate_view,
     expert_views,
+    replay_node,
     table_group,
     table_title,
     train_node,
@@ -83,6 +84,10 @@ def _study(runs: Sequence[Run], places: Places, workers: int, said: tuple[str, .
         results.append(Result(run.slug, evaluate, train))
         group = table_group(title, evaluate)
         views += [train_view(places, train), evaluate_view(places, evaluate, group)]
+    for run in {run.subset: run for run in runs if Mode.NO_THINK in run.config.eval.modes}.values():
+        replay = replay_node(run, places, workers)
+        results.append(Result(replay.spec.slug, replay, None))
+        views.append(evaluate_view(places, replay, group))
     views += expert_views(Data(config, sources, places, workers))
     return Study(
         places=places,

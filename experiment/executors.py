@@ -27,6 +27,7 @@ from experiment.worker import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, E
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.25
+RETIRE_S = 10.0  # for an idle worker to close its simulators
 MODELS = "torch"  # the kind of worker that uses a CUDA device, where there are some
 LOG_TAIL_LINES = 12
 WORKER_ENVIRONMENT = {
@@ -98,6 +99,14 @@ class Worker:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def end(self) -> None:
+        """An idle worker gets the time to close what it holds; any other is killed."""
+        self.retire()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=0 if self.node else RETIRE_S)
+        self.signal(signal.SIGKILL)
+        self.process.wait()
 
     def signal(self, number: int) -> None:
         """Signal the worker, or with SIGKILL its whole session."""
@@ -236,6 +245,7 @@ class LocalExecutor:
         self.workers.remove(worker)
         self.free_devices += [worker.device] if worker.device else []
         code = worker.process.wait()
+        worker.signal(signal.SIGKILL)  # whatever its stage had started and left
         worker.retire()
         if worker.node is not None:
             self.board.running.pop(worker.node.key)
@@ -292,12 +302,7 @@ class LocalExecutor:
     def _close(self) -> None:
         """Let idle workers end; kill the rest. Nothing of this run lives on."""
         for worker in self.workers:
-            if worker.node is None:
-                worker.retire()
-            else:
-                worker.signal(signal.SIGKILL)
-            worker.process.wait()
-            worker.retire()
+            worker.end()
             os.close(worker.events)
         self.workers.clear()
         self.selector.close()

@@ -197,9 +197,26 @@ def evaluate_node(run: Run, adapter: StageNode, base: StageNode | None) -> Stage
     return make_node("evaluate", run.slug, slice_, inputs)
 
 
+def replay_node(run: Run, places: Places, workers: int = 1) -> StageNode:
+    """The blind control of one subset, a row of every table: the mean demonstration, replayed."""
+    config, subset = run.config, run.subset
+    data = Data(config, run.sources, places, workers)
+    slice_ = EvaluateSlice(
+        subset=subset,
+        tasks=config.data.tasks.of(subset),
+        modes=(Mode.NO_THINK,),
+        eval=config.eval,
+        env=config.env,
+        trainer=config.trainer,
+        execute=config.action.execute,
+    )
+    inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset)}
+    return make_node("replay", f"replay/{subset.value}", slice_, inputs)
+
+
 @dataclass(frozen=True)
 class Result:
-    """One row's share of the report: an evaluation, and the training it belongs to where it is known."""
+    """One row's share of the report: an evaluation (or the control), and the training where there is one."""
 
     slug: str
     evaluate: StageNode

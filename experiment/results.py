@@ -18,7 +18,7 @@ from experiment.resolve import TINY_BASE
 from experiment.settings import choice_of, places_of, prepare
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
-from experiment.study import Choice, Study, published_results, run_study
+from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
 from experiment.views import markers
 
 
@@ -103,7 +103,7 @@ def make_report(values: Namespace) -> int:
     places = places_of(values)
     store = Store(places.store)
     last = next((m for folder, m in markers(store) if m.stage == "report" and folder == places.results.resolve()), None)
-    groups = [m.group for _, m in markers(store) if m.stage == "evaluate"]
+    groups = [m.group for _, m in markers(store) if m.stage in EVALUATIONS]
     check(
         bool(groups),
         f"no evaluations in {places.output_dir}; run `python scripts/run_experiment.py --all-phases --all-subsets`",

@@ -17,6 +17,7 @@ from experiment.survey import Finding, Todo, expected_seconds, survey
 from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3
+EVALUATIONS = ("evaluate", "replay")  # stages whose output is a row of the table
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,15 @@ def published_results(store: Store, group: str, without: Collection[str] = ()) -
     """Evaluations that earlier runs published and that are still whole and still shown."""
     found: list[Result] = []
     for folder, marker in markers(store):
-        if marker.stage != "evaluate" or marker.group != group or marker.slug in without or not folder.is_dir():
+        if marker.stage not in EVALUATIONS or marker.group != group or marker.slug in without or not folder.is_dir():
             continue
-        manifest = store.whole("evaluate", marker.key)
+        manifest = store.whole(marker.stage, marker.key)
         if manifest is None:
             continue
-        adapter = manifest.inputs["adapter"]
+        adapter = manifest.inputs.get("adapter", {"stage": "", "key": ""})
         trained = adapter["stage"] == "train" and store.whole("train", adapter["key"]) is not None
         train = stored_node("train", marker.slug, adapter["key"]) if trained else None
-        found.append(Result(marker.slug, stored_node("evaluate", marker.slug, marker.key), train))
+        found.append(Result(marker.slug, stored_node(marker.stage, marker.slug, marker.key), train))
     return found
 
 
@@ -170,7 +171,7 @@ def usable_cores() -> int:
 
 def _report_what_there_is(study: Study, store: Store, choice: Choice, shown: Display) -> None:
     """After failures: the table over the evaluations that are finished; the missing cells show dashes."""
-    finished = [r for r in study.results if store.whole("evaluate", r.evaluate.key) is not None]
+    finished = [r for r in study.results if store.whole(r.evaluate.stage, r.evaluate.key) is not None]
     partial = with_report(replace(study, targets=(), views=()), store, finished)
     if partial.targets:
         nodes = topological(partial.targets)

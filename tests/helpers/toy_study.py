@@ -84,6 +84,11 @@ def evaluate(config, context):
     return [*outputs, "summary.json", "episodes.jsonl"]
 
 
+def replay(config, context):
+    (context.work / "summary.json").write_text(json.dumps({"errors": 0}))
+    return ["summary.json"]
+
+
 def report(config, context):
     (context.work / "results.md").write_text("".join(f"| {slug} |\n" for slug in config.runs))
     (context.work / "results.csv").write_text("csv")

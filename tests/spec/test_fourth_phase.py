@@ -23,7 +23,7 @@ def test_stages_follow_from_the_segments(tmp_path, monkeypatch, capsys):
     content = json.loads(trained.read_text())
     assert sorted(content["inputs"]) == ["base", "regenerate", "split", "stats", "tokens"]
     assert [s["role"] for s in content["config"]["phase"]["segments"]] == ["flow", "action"]
-    assert (tmp_path / "outputs" / "eval_results" / "results.md").read_text() == "| flow_only/goal |\n"
+    assert (tmp_path / "outputs" / "eval_results" / "results.md").read_text() == "| flow_only/goal |\n| replay/goal |\n"
 
 
 def test_an_unknown_source_is_named(tmp_path, monkeypatch, capsys):

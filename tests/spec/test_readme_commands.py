@@ -74,7 +74,7 @@ def test_verbatim_in_order(project, capsys):
         for subset in ("spatial", "object", "goal", "long"):
             assert (project / "outputs" / phase / subset / "checkpoint-final" / "adapter_model.safetensors").is_file()
     table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
-    assert len(table) == 12
+    assert len(table) == 12 + 4, "three phases and the blind control on four subsets"
     assert table[0] == "| baseline/spatial |"
     summary = project / "outputs" / "eval_results" / "baseline" / "object" / "summary.json"
     assert json.loads(summary.read_text())["trials"] == 50
@@ -125,7 +125,7 @@ def test_rows_of_earlier_runs_stay_in_the_table(project):
     assert type_in("python scripts/run_experiment.py --phase text_cot --subset goal") == 0
     assert type_in("python scripts/run_experiment.py --phase baseline --subset object") == 0
     table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
-    assert table == ["| baseline/object |", "| text_cot/goal |"]
+    assert table == ["| baseline/object |", "| text_cot/goal |", "| replay/object |", "| replay/goal |"]
 
 
 def test_changed_settings_get_their_own_folder(project):
