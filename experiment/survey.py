@@ -103,11 +103,16 @@ def _first_difference(node: StageNode, history: Sequence[tuple[float, Manifest]]
     old, new = flatten(newest.config), flatten(node.spec.key_config)
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
-            return f"{name}: {old.get(name)} -> {new.get(name)}", True
+            return f"{name}: {_brief(old.get(name))} -> {_brief(new.get(name))}", True
     for name, ref in sorted(node.spec.inputs.items()):
         if newest.inputs.get(name, {}).get("key") != ref.key:
             return f"another input {name}", False
     return "its entry was deleted", True
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def flatten(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -14,11 +14,11 @@ from experiment.store import Store
 from tests.helpers.toy_stages import node
 
 
-def execute(tmp_path, *targets, cores=2, retries=2, published=None):
+def execute(tmp_path, *targets, cores=2, retries=2, published=None, devices=()):
     store = Store(tmp_path / ".store")
     nodes = topological(targets)
     done = [] if published is None else published
-    executor = LocalExecutor(store, cores, retries, PlainDisplay())
+    executor = LocalExecutor(store, cores, retries, PlainDisplay(), devices)
     outcome = executor.run(nodes, {n.key: 1.0 for n in nodes}, done.append)
     return store, outcome
 
@@ -70,6 +70,17 @@ def test_failures_keep_their_code_and_stop_only_what_depends_on_them(tmp_path, h
     assert says in outcome.failures[0].message
     assert [n.spec.slug for n in outcome.blocked] == ["behind"]
     assert result(store, other) == 3
+
+
+def test_stages_with_models_take_one_device_each(tmp_path):
+    nodes = [node(f"n{i}", function="device", worker="torch") for i in range(4)]
+    store, outcome = execute(tmp_path, *nodes, cores=4, devices=("3", "5"))
+    assert outcome.exit_code() == 0
+    seen = [(store.entry("toy", n.key) / "device.txt").read_text().split() for n in nodes]
+    assert {device for device, _, _ in seen} == {"3", "5"}
+    for name in ("3", "5"):
+        spans = sorted((float(start), float(end)) for device, start, end in seen if device == name)
+        assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False))
 
 
 def test_longest_chain_first():

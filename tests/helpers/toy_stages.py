@@ -61,6 +61,15 @@ def fail(config, context):
     return []
 
 
+def device(config, context):
+    """Writes which CUDA device it may use, and when it ran."""
+    started = time.time()
+    time.sleep(0.3)
+    text = f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {started} {time.time()}"
+    (context.work / "device.txt").write_text(text)
+    return ["device.txt"]
+
+
 def with_child(config, context):
     """Starts a process of its own session that outlives nothing: it dies with its parent."""
     code = "import os, time; from experiment.worker import die_with_parent as d; d(os.getppid()); time.sleep(60)"
