@@ -1,3 +1,4 @@
+import itertools
 import os
 import signal
 import subprocess
@@ -80,7 +81,7 @@ def test_stages_with_models_take_one_device_each(tmp_path):
     assert {device for device, _, _ in seen} == {"3", "5"}
     for name in ("3", "5"):
         spans = sorted((float(start), float(end)) for device, start, end in seen if device == name)
-        assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False))
+        assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
 
 
 def test_longest_chain_first():
