@@ -23,7 +23,9 @@ MAX_ATTEMPTS = 3
 """A simulator that breaks three times on an episode makes it an error row."""
 
 GATHER_S = 0.05
-"""How long a ready request waits for others, so that they share a forward pass; about the time of one chunk."""
+"""How long a ready request waits at least for others, so that they share a forward pass; about the time of a chunk.
+
+At most it waits as long as the last call of the policy took: answering alone would cost the others that much."""
 
 NOT_FINITE = "the policy gave a non-finite action"
 TIME_LIMIT = "step limit"
@@ -114,6 +116,7 @@ class Engine:
     checkpoint: Callable[[], None] = lambda: None
     _queue: list[EpisodeKey] = field(default_factory=list)
     _running: dict[int, Episode] = field(default_factory=dict)
+    _call_s: float = 0.0  # duration of the policy's last call
 
     def run(self, keys: Sequence[EpisodeKey]) -> None:
         """Run these episodes; each ends as a row of the ledger."""
@@ -141,7 +144,7 @@ class Engine:
     def _patience(self) -> float:
         """How long to wait for answers: until the oldest waiting request should be served."""
         waiting = [e.waiting_since for e in self._running.values() if e.view is not None]
-        return max(0.0, min(waiting) + GATHER_S - time.perf_counter()) if waiting else 1.0
+        return max(0.0, min(waiting) + max(GATHER_S, self._call_s) - time.perf_counter()) if waiting else 1.0
 
     def _shown(self, index: int, view: View) -> None:
         episode = self._running[index]
@@ -161,7 +164,10 @@ class Engine:
             return
         chosen = waiting[: self.batch_rows]
         observations = [self._running[i].observe(self._running[i].key.mode == Mode.THINK.value) for i in chosen]
-        for index, decision in zip(chosen, self.policy.act(observations), strict=True):
+        began = time.perf_counter()
+        decisions = self.policy.act(observations)
+        self._call_s = time.perf_counter() - began
+        for index, decision in zip(chosen, decisions, strict=True):
             self._decided(index, decision)
 
     def _decided(self, index: int, decision: Decision) -> None:
