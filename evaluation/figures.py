@@ -55,9 +55,14 @@ def _decades(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    values = [mantissa * 10.0**power for power in range(first, last + 1) for mantissa in (1, 2, 5)]
-    return [value for value in values if low <= value <= high]
+    """Round values in the range; finer ones where the range is short."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        values = [round(mantissa * 10.0**power, 9) for power in powers for mantissa in mantissas]
+        inside = [value for value in values if low <= value <= high]
+        if len(inside) >= 3:
+            return inside
+    return inside
 
 
 def _tick(value: float, y: float) -> str:
