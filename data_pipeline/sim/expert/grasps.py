@@ -22,12 +22,12 @@ _PAD_HALF_DEPTH = 0.010  # the part of a finger that holds
 _FINGER_BELOW = 0.014  # how far the tips reach under the grip site
 _FINGER_TOP = 0.12
 _PALM_HEIGHT = 0.056
-_BETWEEN_TOP = 0.05  # nothing may stick up higher between the fingers
+_BETWEEN_TOP = 0.030  # the middle of the palm is that high, over its whole length
 _PALM_HALF = (0.118, 0.045)  # along u, w
 _WRIST_HEIGHT = 0.15
 _WRIST_HALF = (0.10, 0.08)
 
-_DEPTHS = (0.045, 0.035, 0.025, 0.015, 0.008)  # of the grip site below the object's top
+_DEPTHS = (0.028, 0.022, 0.015, 0.008)  # of the grip site below the object's top
 _MIN_HEIGHT = 0.010  # of the grip site above the object's lowest point
 _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
 _LATTICE = 0.010
@@ -114,7 +114,7 @@ class _Level:
 
     gripped: np.ndarray  # of the object, between the pads
     fingers: np.ndarray  # beside the fingers
-    between: np.ndarray  # between the fingers, too high
+    between: np.ndarray  # under the middle of the palm
     palm: np.ndarray
     wrist: np.ndarray
 
@@ -179,7 +179,7 @@ def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
 def _is_free(level: _Level, axes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Whether the hand fits at places [C, 2] in (u, w)."""
     hits = _hits(level.fingers @ axes, places, (_FINGER_REACH - 0.001, _FINGER_OUTER), _FINGER_HALF_DEPTH)
-    hits |= _hits(level.between @ axes, places, (-1.0, _FINGER_OUTER), _FINGER_HALF_DEPTH)
+    hits |= _hits(level.between @ axes, places, (-1.0, _PALM_HALF[0]), _FINGER_HALF_DEPTH)
     hits |= _hits(level.palm @ axes, places, (-1.0, _PALM_HALF[0]), _PALM_HALF[1])
     hits |= _hits(level.wrist @ axes, places, (-1.0, _WRIST_HALF[0]), _WRIST_HALF[1])
     return np.logical_not(hits)
@@ -195,7 +195,7 @@ def _hits(points: np.ndarray, places: np.ndarray, along: tuple[float, float], ac
 def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:
     """Solid objects are held near their centre; hollow ones (bowls, mugs) by a thin wall."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
-    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 8 * (0.045 - min(0.045, depth))
+    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 8 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
     cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
     return cost + (8 * off_centre + width if solid else 3 * width)
 
