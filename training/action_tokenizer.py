@@ -81,8 +81,7 @@ class FastTokenizer:
     def encode(self, chunk: np.ndarray) -> list[int]:
         """chunk: float [H, 7], normalised, in [-1, 1]. Returns codes."""
         assert chunk.shape == (self.horizon, ACTION_DIM), chunk.shape
-        coefficients = np.rint(dct(chunk.astype(np.float64), axis=0, norm="ortho") * self.scale)
-        return self.alphabet.spell(coefficients.astype(np.int64).ravel())
+        return self.alphabet.spell(quantise(chunk, self.scale))
 
     def decode(self, codes: Sequence[int]) -> np.ndarray:
         """Codes -> float32 [H, 7]. Raises UndecodableAction where they do not spell exactly H x 7 coefficients."""
@@ -90,7 +89,7 @@ class FastTokenizer:
         if len(coefficients) != self.num_coefficients:
             raise UndecodableAction(f"{len(coefficients)} coefficients; a chunk has {self.num_coefficients}")
         grid = coefficients.reshape(self.horizon, ACTION_DIM) / self.scale
-        return idct(grid, axis=0, norm="ortho").astype(np.float32)
+        return np.asarray(idct(grid, axis=0, norm="ortho"), np.float32)
 
     def transitions(self) -> tuple[np.ndarray, np.ndarray]:
         """(end_state int [S, num_codes], count int [S, num_codes]).
@@ -120,6 +119,12 @@ class FastTokenizer:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(self.to_json(), encoding="utf-8")
         os.replace(temporary, path)
+
+
+def quantise(chunk: np.ndarray, scale: float) -> np.ndarray:
+    """Chunk float [H, D] -> int64 [H * D]: orthonormal DCT-II along time, scaled and rounded, row-major."""
+    spectrum = np.asarray(dct(chunk.astype(np.float64), axis=0, norm="ortho"))
+    return np.rint(spectrum * scale).astype(np.int64).ravel()
 
 
 def load(path: Path) -> FastTokenizer:
@@ -194,10 +199,7 @@ def fit(chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int
         special_tokens=[],
         show_progress=False,
     )
-    quantised = (
-        np.rint(dct(c.astype(np.float64), axis=0, norm="ortho") * scale).astype(np.int64).ravel() for c in chunks
-    )
-    tokenizer.train_from_iterator((_symbols(q, limit) for q in quantised), trainer)
+    tokenizer.train_from_iterator((_symbols(quantise(chunk, scale), limit) for chunk in chunks), trainer)
     return FastTokenizer(scale, horizon, SymbolAlphabet(tokenizer, limit, num_codes))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     actions = action_tokenizer.fit(chunks(data), config.action.horizon, config.action.scale, config.action.codes)
     tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     device = pick_device(config.trainer.device)
-    model = build_model(build_config(tokenizer, config.model), config.base.seed).to(device)
+    model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
+    model.to(device)
     layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(
         model=model,
@@ -130,7 +132,9 @@ class BaseInputs(Dataset[StepInput]):
         written = [flatten(self._reasoning_only(number)) for _, number in chosen]
         size = self._data.frames.shape[1]
         grey = np.full((len(written), size, size, 3), GREY, np.uint8)
-        return StepInput((*acting.batches, collate(written, grey, self._layout)), acting.totals | role_totals(written))
+        return StepInput(
+            (*acting.batches, collate(written, grey, self._layout)), {**acting.totals, **role_totals(written)}
+        )
 
     def _reasoning_only(self, number: int) -> tuple[Span, ...]:
         return spans(self._layout, self._data.sample(number), reason=True)[:2]

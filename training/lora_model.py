@@ -17,7 +17,7 @@ import peft
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from configs.schema import ConfigError, LoraConfig, PhaseSpec, check
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
@@ -106,7 +106,7 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerBase]:
+def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """Model (evaluation mode) and tokenizer of a base folder. Asserts the tie where the configuration asks for it."""
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     if model.config.tie_word_embeddings:
@@ -114,14 +114,12 @@ def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditiona
     return model, load_tokenizer(folder)
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a base or adapter folder."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def add_flow_tokens(
-    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, num_codes: int, seed: int
-) -> list[int]:
+def add_flow_tokens(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Any, num_codes: int, seed: int) -> list[int]:
     """Name `<flow_0..>` after the tokenizer's last id; new rows only where the embedding has none to spare.
 
     Returns their ids. Rows made here start from draws of `seed`, about the mean of the others.
@@ -134,7 +132,8 @@ def add_flow_tokens(
 
 def fit_embedding(model: Qwen2_5_VLForConditionalGeneration, rows: int, seed: int) -> None:
     """Grow the embedding (and the head) to `rows` if it has fewer."""
-    if model.get_input_embeddings().num_embeddings < rows:
+    embedding: Any = model.get_input_embeddings()
+    if embedding.num_embeddings < rows:
         torch.manual_seed(seed)
         model.resize_token_embeddings(rows)
 
@@ -168,7 +167,7 @@ def attach_lora(
 def save_adapter(
     folder: Path,
     model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     actions: FastTokenizer,
     statistics: ActionStatistics,
     card: AdapterCard,
@@ -191,7 +190,7 @@ def _write_adapter_config(path: Path, model: PeftModel) -> None:
     path.write_text(json.dumps(plain, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: Any) -> str:
     """sha256 of the tokenizer's own serialisation."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
@@ -204,7 +203,7 @@ class LoadedPolicy:
     """An adapter on its base, ready to decode. `model` is the plain Qwen model with the adapter merged in."""
 
     model: Qwen2_5_VLForConditionalGeneration
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any  # transformers' fast tokenizer
     action_tokenizer: FastTokenizer
     statistics: ActionStatistics
     card: AdapterCard
@@ -237,7 +236,7 @@ def load_adapter(checkpoint: Path, base: Path | str | None, device: str, dtype: 
 
 def make_layout(
     phase: PhaseSpec,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     actions: FastTokenizer,
     num_flow_codes: int,
     image_size: int,

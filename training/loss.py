@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from configs.schema import Role
 from training.dataset import Batch
@@ -28,7 +28,7 @@ class TokenLosses:
     correct: torch.Tensor  # bool [K], the target has the largest logit
 
 
-def token_losses(model: nn.Module, batch: Batch) -> TokenLosses:
+def token_losses(model: Any, batch: Batch) -> TokenLosses:
     """Forward one batch. model: Qwen2.5-VL for generation, bare (unwrap a PeftModel with `get_base_model`)."""
     hidden = model.model(
         input_ids=batch.input_ids,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -92,7 +93,7 @@ def build_tokenizer(corpus: Iterable[str], text_vocab: int, action_codes: int) -
     vocabulary, merges = _fit_text(corpus, text_vocab)
     # Qwen2Tokenizer's constructor appends eos, pad and unk in an order of its own, so all three start as one token.
     one = END_OF_TEXT
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, eos_token=one, pad_token=one, unk_token=one)
+    tokenizer: Any = Qwen2Tokenizer(vocab=vocabulary, merges=merges, eos_token=one, pad_token=one, unk_token=one)
     tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in CONTROL_TOKENS])
     tokenizer.eos_token = END_TOKEN
     add_numbered_tokens(tokenizer, "<robot_action_{}>", action_codes)
@@ -100,12 +101,13 @@ def build_tokenizer(corpus: Iterable[str], text_vocab: int, action_codes: int) -
     return tokenizer
 
 
-def add_numbered_tokens(tokenizer: Qwen2Tokenizer, name: str, count: int) -> None:
+def add_numbered_tokens(tokenizer: Any, name: str, count: int) -> None:
     """Append name.format(0..count-1) to the vocabulary, as ordinary (not special) tokens."""
     tokenizer.add_tokens([AddedToken(name.format(i), special=False, normalized=False) for i in range(count)])
 
 
-def _fit_text(corpus: Iterable[str], size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _fit_text(corpus: Iterable[str], size: int) -> tuple[dict[str, int], Any]:
+    """Vocabulary and merges (pairs of pieces), as Qwen2Tokenizer takes them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -128,8 +130,8 @@ def _fit_text(corpus: Iterable[str], size: int) -> tuple[dict[str, int], list[tu
 
 def build_config(tokenizer: Qwen2Tokenizer, model: ModelConfig) -> Qwen2_5_VLConfig:
     """The sizes of `model` in Qwen2.5-VL's terms; tied embeddings; `flow_rows` rows more than the tokenizer has."""
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in CONTROL_TOKENS}
-    ends = {
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in CONTROL_TOKENS}
+    ends: dict[str, Any] = {
         "bos_token_id": ids[END_OF_TEXT],
         "eos_token_id": ids[END_TOKEN],
         "pad_token_id": ids[END_OF_TEXT],
