@@ -38,7 +38,7 @@ from training.dataset import (
 )
 from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
 from training.lora_model import ACTION_TOKENIZER_FILE, TINY, make_layout
-from training.lora_trainer import METRICS_FILE, Run, fit, pick_device, set_threads
+from training.lora_trainer import METRICS_FILE, Run, fit, make_accelerator, set_threads
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 from training.train_inputs import chunks
 
@@ -56,9 +56,9 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     data = _load_data(config, context)
     actions = action_tokenizer.fit(chunks(data), config.action.horizon, config.action.scale, config.action.codes)
     tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
-    device = pick_device(config.trainer.device)
+    accelerator = make_accelerator(config.trainer, "no")
     model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
-    model.to(device)
+    model.to(accelerator.device)
     layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(
         model=model,
@@ -71,8 +71,7 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
         ),
         steps=config.base.steps,
         seed=config.base.seed,
-        device=device,
-        autocast=None,
+        accelerator=accelerator,
     )
     fit(run, config.trainer, context)
     folder = context.work / BASE_FOLDER

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from configs.schema import OptimizerConfig, Role, TrainerConfig, TrainSlice
+from configs.schema import OptimizerConfig, Role, TrainerConfig, TrainSlice, check
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext
 from training.action_tokenizer import FastTokenizer
@@ -63,8 +65,7 @@ class Run:
     schedule: OptimizerConfig
     steps: int
     seed: int
-    device: torch.device
-    autocast: torch.dtype | None  # None: the weights' own precision
+    accelerator: Accelerator  # device and precision
     step: int = 0  # steps done
     skipped_in_row: int = 0
     parameters: dict[str, nn.Parameter] = field(init=False)
@@ -111,7 +112,8 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
         group["lr"] = rate
     run.optimizer.zero_grad(set_to_none=True)
     means, accuracy = _backward(run, step_input)
-    norm = nn.utils.clip_grad_norm_(run.parameters.values(), run.schedule.max_grad_norm or math.inf)
+    norm = run.accelerator.clip_grad_norm_(list(run.parameters.values()), run.schedule.max_grad_norm or math.inf)
+    assert norm is not None
     loss = sum(run.role_weights[role] * mean for role, mean in means.items())
     finite = math.isfinite(loss) and math.isfinite(float(norm))
     if finite:
@@ -128,10 +130,10 @@ def _backward(run: Run, step_input: StepInput) -> tuple[dict[Role, float], float
     means: dict[Role, float] = dict.fromkeys(step_input.totals, 0.0)
     right = seen = 0
     for batch in step_input.batches:
-        with torch.autocast(run.device.type, run.autocast, enabled=run.autocast is not None):
-            tokens = token_losses(run.model, batch.to(run.device))
+        with run.accelerator.autocast():
+            tokens = token_losses(run.model, batch.to(run.accelerator.device))
         shares = role_shares(tokens, step_input.totals)
-        weighted_sum(shares, run.role_weights).backward()
+        run.accelerator.backward(weighted_sum(shares, run.role_weights))
         for role, share in shares.items():
             means[role] += share.item()
         acting = tokens.roles == ROLES.index(Role.ACTION)
@@ -206,7 +208,7 @@ def restore(run: Run, work: Path) -> None:
         with torch.no_grad():
             for name, parameter in run.parameters.items():
                 parameter.copy_(weights[name])
-        optimizer = torch.load(found[-1] / "optimizer.pt", map_location=run.device, weights_only=True)
+        optimizer = torch.load(found[-1] / "optimizer.pt", map_location=run.accelerator.device, weights_only=True)
         run.optimizer.load_state_dict(optimizer)
         run.step, run.skipped_in_row = state["step"], state["skipped_in_row"]
     _cut_metrics(work / METRICS_FILE, run.step)
@@ -231,12 +233,12 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     data = load_data(config, context, statistics)
     actions = find_actions(config, base, data)
     num_flow = num_flow_codes(config, data)
-    device = pick_device(config.trainer.device)
-    autocast = torch.bfloat16 if config.mixed_precision == "bf16" else None
-    frozen = torch.bfloat16 if autocast and device.type == "cuda" else torch.float32
+    accelerator = make_accelerator(config.trainer, config.mixed_precision)
+    half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"
+    frozen = torch.bfloat16 if half else torch.float32
     model, tokenizer = load_base(base.path, frozen)
     new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
-    adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(device)
+    adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
     layout = make_layout(
         config.phase, tokenizer, actions, num_flow, config.model.image_size, config.model.system_prompt
     )
@@ -248,8 +250,7 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
         schedule=config.optimizer,
         steps=config.steps,
         seed=config.seed,
-        device=device,
-        autocast=autocast,
+        accelerator=accelerator,
     )
     fit(run, config.trainer, context)
     folder = context.work / CHECKPOINT_FOLDER
@@ -265,9 +266,15 @@ def set_threads(trainer: TrainerConfig) -> None:
         torch.set_num_threads(trainer.torch_threads)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+def make_accelerator(trainer: TrainerConfig, mixed_precision: str) -> Accelerator:
+    """Device (`auto` is CUDA where there is one) and precision (`bf16`, `no`) of one run."""
+    check(
+        trainer.device in ("auto", "cpu") or torch.cuda.is_available(),
+        f"trainer.device={trainer.device!r}, but this machine has no CUDA device; allowed here: auto, cpu",
+    )
+    # Accelerate keeps one state per process, and a warm worker trains runs of several precisions.
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    return Accelerator(mixed_precision=mixed_precision, cpu=trainer.device == "cpu")
 
 
 def _tiny_base(inputs: Mapping[str, Path]) -> Path | None:

@@ -19,7 +19,7 @@ from training import action_tokenizer
 from training.dataset import SamplingPlan, StepInputs, TrainingData, image_grid, load_training_data, patchify
 from training.layout import Layout, inference_prefix
 from training.lora_model import make_layout
-from training.lora_trainer import Run, fit
+from training.lora_trainer import Run, fit, make_accelerator
 from training.tiny_backbone import build_config, build_model, build_tokenizer
 from training.train_inputs import chunks
 
@@ -79,8 +79,7 @@ def test_sixty_four_chunks_are_memorised(tmp_path: Path) -> None:
         schedule=OptimizerConfig(learning_rate=LEARNING_RATE, warmup_steps=20),
         steps=STEPS,
         seed=0,
-        device=torch.device("cpu"),
-        autocast=None,
+        accelerator=make_accelerator(TRAINER, "no"),
     )
     fit(run, replace(TRAINER, checkpoint_every=10**6), StageContext(tmp_path, {}))
     model.eval()
