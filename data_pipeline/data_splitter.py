@@ -35,7 +35,7 @@ def _rank(episode: EpisodeId, seed: int) -> str:
 
 
 def num_test(demos: int, fraction: float) -> int:
-    """Test demonstrations among `demos` of one task: round(demos * fraction) (halves to even), at least one of four or more."""
+    """Test demonstrations among `demos` of one task: round(demos * fraction), halves to even; one of four or more."""
     if fraction == 0:
         return 0
     return max(round(demos * fraction), int(demos >= MIN_DEMOS_FOR_TEST))

@@ -101,7 +101,7 @@ class Comparison:
     counts: PairedCounts
     difference: Difference  # second minus first
     p_value: float
-    adjusted: float  # Holm, over all comparisons of the table
+    adjusted: float  # Holm, over the comparisons of its mode
 
 
 def percent(share: float) -> str:
@@ -163,9 +163,20 @@ def task_cells(records: Sequence[RunRecord], row: Row) -> dict[tuple[str, int], 
 
 
 def compare(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:
-    """Each row with the next of its mode, pooled over suites, on the episodes that both finished."""
-    couples = [(a, b) for a, b in pairwise(rows) if a.mode == b.mode]
-    counted = [(a, b, _paired(records, a, b)) for a, b in couples]
+    """Each phase with the next, pooled over suites, on the episodes that both finished; Holm within a mode.
+
+    Controls are no phases: a comparison with one would only weaken the correction.
+    """
+    phases = {r.phase for r in records if "segments" in r.summary["card"].get("phase", {})}
+    return [
+        comparison
+        for mode in dict.fromkeys(row.mode for row in rows)
+        for comparison in _compare_in_order(records, [r for r in rows if r.mode == mode and r.phase in phases])
+    ]
+
+
+def _compare_in_order(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:
+    counted = [(a, b, _paired(records, a, b)) for a, b in pairwise(rows)]
     counted = [(a, b, counts) for a, b, counts in counted if counts.pairs]
     p_values = [mcnemar_exact(counts) for _, _, counts in counted]
     return [

@@ -35,7 +35,7 @@ class Stepper:
         self.attach()
 
     def attach(self) -> None:
-        """Give the new controller, which robosuite makes at each reset, a simulation that does not start from scratch."""
+        """Give robosuite's new controller (one per reset) a simulation that does not start from scratch."""
         self._raw.robots[0].controller.sim = self._sim
         self._arm = _Arm(self._raw.robots[0], self._model, self._data)
 

@@ -15,7 +15,8 @@ from configs.schema import ConfigError, ReportSlice, Subset
 from data_pipeline.contract import StageContext
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row
 from evaluation.libero_eval import film_name, summarise
-from evaluation.report import run_report
+from evaluation.report import read_record, run_report
+from evaluation.story import tell
 from evaluation.thoughts import parts
 
 PHASES = (("plain", "LoRA_B (Baseline)"), ("words", "LoRA_T (Text CoT)"), ("flow", "LoRA_TF (Text+Flow CoT)"))
@@ -25,7 +26,15 @@ LIMITS = {"spatial": 220, "object": 280, "goal": 300, "long": 520}
 
 
 def write_run(
-    root: Path, phase: str, label: str, subset: str, *, think: bool, errors: int = 0, look: str = "light"
+    root: Path,
+    phase: str,
+    label: str,
+    subset: str,
+    *,
+    think: bool,
+    errors: int = 0,
+    look: str = "light",
+    control: bool = False,
 ) -> None:
     rng = np.random.default_rng([ord(c) for c in phase + subset])
     folder = root / "evaluate" / phase / subset
@@ -50,7 +59,7 @@ def write_run(
         "subset": subset,
         "run": f"{phase}{subset}",
         "adapter": f"{phase}-{subset}-digest",
-        "card": {"base": "tiny:abc", "phase": {"name": phase, "label": label}},
+        "card": {"base": "tiny:abc", "phase": {"name": phase, "label": label} | ({} if control else {"segments": []})},
         "fingerprint": {"look": look, "mujoco": "3.3.2"},
         "protocol": protocol.__dict__,
         "modes": {mode: summarise([r for r in results if r.key.mode == mode]) for mode in ("no_think", "think")},
@@ -120,6 +129,17 @@ def test_the_table_has_a_row_per_phase_and_mode(full: Path) -> None:
     assert (first["phase"], first["mode"], first["subset"], first["trials"]) == ("plain", "no_think", "spatial", "6")
     assert float(first["low95"]) <= float(first["rate"]) <= float(first["high95"])
     assert first["adapter"] == "plain-spatial-digest"
+
+
+def test_phases_are_compared_in_order_and_controls_are_not(full: Path) -> None:
+    inputs = context(full, full / "a").inputs
+    records = [read_record(slug, inputs) for slug in runs(full)]
+    write_run(full / "b", "blind", "Replay", "goal", think=False, control=True)
+    records.append(read_record("blind/goal", {"evaluate/blind/goal": full / "b/evaluate/blind/goal"}))
+    found = tell(records, "").comparisons
+    names = [(c.first.phase, c.second.phase, c.first.mode) for c in found]
+    assert names == [("plain", "words", "no_think"), ("words", "flow", "no_think"), ("words", "flow", "think")]
+    assert found[2].adjusted == found[2].p_value, "one comparison in its mode: nothing to correct for"
 
 
 def test_missing_cells_are_dashes_and_errors_are_shown(tmp_path: Path) -> None:
