@@ -21,6 +21,7 @@ from evaluation.sim_worker import Begin, Chunk, Describe, Description, Ready, Un
 
 LIBERO = "data_pipeline.sim.environment:LiberoEnv"
 START_TIMEOUT_S = 300.0
+MAX_DESCRIBE_ATTEMPTS = 3
 """For imports and the first assets; on a busy machine both take tens of seconds."""
 
 _QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -88,18 +89,21 @@ class SimulatorPool:
         self.simulators.clear()
 
     def describe(self, subset: Subset, task_id: int) -> Description:
-        """Environment of one task, built by the first worker; waits for it."""
-        index = self._place(0)
+        """Environment of one task, built by the first worker; waits for it. A worker that dies is asked again."""
+        index, attempts = self._place(0), 1
         self._send(index, Describe(subset, task_id))
         while True:
-            for _, answer in self.poll(1.0):
-                if isinstance(answer, Broken):
-                    raise EnvironmentProblem(
-                        f"the simulator could not build task {task_id} of {subset.value}: {answer.reason}"
-                    )
+            for who, answer in self.poll(1.0):
                 if isinstance(answer, Description):
                     self.simulators[index].task = (subset, task_id)
                     return answer
+                if who == index and isinstance(answer, Broken):
+                    if attempts == MAX_DESCRIBE_ATTEMPTS:
+                        raise EnvironmentProblem(
+                            f"the simulator could not build task {task_id} of {subset.value}: {answer.reason}"
+                        )
+                    attempts += 1
+                    self._send(index, Describe(subset, task_id))
 
     def idle(self) -> list[int]:
         """Indices of workers with nothing to do."""

@@ -235,8 +235,8 @@ def error_rows(store: Store, evaluate: StageNode) -> int:
 
 
 def print_table(places: Places) -> None:
-    """The published table, and where it is."""
+    """The published table with its conditions, and where the rest is."""
     path = places.results / "results.md"
     if path.is_file():
-        print(path.read_text(encoding="utf-8").rstrip())
+        print(path.read_text(encoding="utf-8").partition("\nAdapters:")[0].rstrip())
         print(f"results: {path} (also .csv and .html)")

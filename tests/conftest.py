@@ -1,5 +1,6 @@
 """Tiers: plain tests always; `sim` needs software GL; `sim_official` needs $LIBERO_ASSETS_PATH; `slow` needs --slow."""
 
+import contextlib
 import os
 
 # One thread per process: the suite runs one process per core, and spinning threads cost sixty times the work.
@@ -7,6 +8,10 @@ for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NU
     os.environ.setdefault(name, value)
 
 import pytest  # noqa: E402
+
+# The suite has simulator and model in one process, and LLVM in triton crashes when it is loaded after software GL's.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 TIERS = ("sim", "sim_official", "slow")
 

@@ -45,7 +45,7 @@ def package_versions() -> tuple[tuple[str, str], ...]:
 def save_card(folder: Path, card: AdapterCard) -> None:
     """Write adapter_card.json atomically."""
     temporary = folder / (CARD_FILE + ".tmp")
-    temporary.write_text(json.dumps(canonical(card), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(canonical(card, key_only=False), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(temporary, folder / CARD_FILE)
 
 

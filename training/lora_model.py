@@ -177,6 +177,7 @@ def save_adapter(
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors leaves it to the owner alone
     _write_adapter_config(folder / "adapter_config.json", model)
     tokenizer.save_pretrained(folder)
     actions.save(folder / ACTION_TOKENIZER_FILE)

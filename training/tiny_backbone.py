@@ -206,4 +206,5 @@ def save_base(
         chat_template=chat_template(system_prompt=config.system_prompt),
     )
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to the owner alone
     processor.save_pretrained(folder)

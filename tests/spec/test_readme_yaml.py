@@ -82,7 +82,7 @@ def test_a_typing_error_in_it_is_named(tmp_path):
 
 
 def test_preset_wins_over_the_file_and_the_command_line_over_both(tmp_path):
-    assert composed(tmp_path, BLOCK, ["preset=tiny"]).max_train_steps == 60
+    assert composed(tmp_path, BLOCK, ["preset=tiny"]).max_train_steps == 120
     assert composed(tmp_path, BLOCK, ["preset=tiny", "max_train_steps=5"]).max_train_steps == 5
 
 
