@@ -296,7 +296,7 @@ class OptimizerConfig:
 class BaseConfig:
     """Full-parameter training of the tiny backbone, once, before the adapters."""
 
-    steps: int = 1300
+    steps: int = 1200
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
