@@ -59,7 +59,7 @@ class Episode:
 
     id: EpisodeId
     task_name: str  # the BDDL file's stem
-    instruction: str  # lower case, as BDDL's language
+    instruction: str  # lower case, as the file's name says it (libero_utils.instruction)
     actions: np.ndarray  # float32 [T, 7]
     proprio: np.ndarray  # float32 [T, 8]: end-effector position (3, m), axis-angle (3, rad), finger joints (2, m)
     states: np.ndarray | None  # float64 [T, S]: flattened MuJoCo state (time, qpos, qvel), None without a simulator

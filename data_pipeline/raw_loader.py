@@ -23,7 +23,7 @@ import numpy as np
 from configs.schema import ConfigError, OfficialSlice, Subset
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem, Episode, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS, SUFFIX, TaskInfo
-from data_pipeline.libero_utils import demo_file, task_names
+from data_pipeline.libero_utils import demo_file, instruction, task_names
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,21 @@ def list_demos(path: Path) -> list[int]:
 
 
 def read_task_info(path: Path) -> TaskInfo:
-    """The attributes of the group ``data``. Raises ConfigError where the instruction is missing."""
+    """The attributes of the group ``data``, and the instruction that evaluation gives, which is the file's name.
+
+    The file's own `language_instruction` is the BDDL sentence ("pick the akita black bowl ..."): training on it would
+    teach sentences that no evaluation says.
+    """
     with open_hdf5(path) as file:
         attributes = dict(file["data"].attrs) if "data" in file else {}
     try:
-        problem = json.loads(_text(attributes["problem_info"]))
-        instruction = "".join(problem["language_instruction"])  # some official files hold a list of characters
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: attribute problem_info of data has no language_instruction ({error})") from error
+        problem = json.loads(_text(attributes.get("problem_info", "{}")))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: attribute problem_info of data is not JSON ({error})") from error
+    task_name = path.name.removesuffix(SUFFIX)
     return TaskInfo(
-        task_name=path.name.removesuffix(SUFFIX),
-        instruction=instruction.strip().strip('"').lower(),
+        task_name=task_name,
+        instruction=instruction(task_name),
         problem_name=str(problem.get("problem_name", "")),
         bddl_file_name=_text(attributes.get("bddl_file_name", "")),
         bddl_file_content=_text(attributes.get("bddl_file_content", "")),

@@ -68,16 +68,19 @@ def _dispatch(command: str, argv: list[str], phase: str) -> int:
 
 
 def strip_secrets(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(argv without secret flags, the secrets)."""
+    """(argv without secret flags, the secrets). A flag whose value is missing (an unset variable) takes no other's."""
     clean: list[str] = []
     secrets: list[str] = []
-    rest = iter(argv)
-    for word in rest:
+    words = list(argv)
+    while words:
+        word = words.pop(0)
         name, equals, value = word.partition("=")
-        if name in SECRET_FLAGS:
-            secrets.append(value if equals else next(rest, ""))
-        else:
+        if name not in SECRET_FLAGS:
             clean.append(word)
+        elif equals or not words or words[0].startswith("--"):
+            secrets.append(value)
+        else:
+            secrets.append(words.pop(0))
     return clean, secrets
 
 

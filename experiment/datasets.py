@@ -15,7 +15,7 @@ from experiment.plan import Data, demos_view, expert_views
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
 from experiment.settings import Prepared, choice_of, places_of, read_overrides, required_subset
 from experiment.stages import StageNode, make_node, stored_node
-from experiment.store import Store
+from experiment.store import COPY_BYTES, Store
 from experiment.study import Done, Study, run_study
 from experiment.views import View, markers, replace_file
 
@@ -120,6 +120,6 @@ def _sidecar(values: Namespace, data: Data, prepared: Prepared, node: StageNode,
         source = data.places.store / node.stage / node.key / inside
         target = Path(values.output) if values.output else source
         if values.output:
-            replace_file(source, target)
+            replace_file(source, target, copy_below=COPY_BYTES)  # people edit annotations
         print(f"wrote {target}")
     return done.code

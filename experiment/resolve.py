@@ -8,12 +8,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, ExperimentConfig, Subset
+from configs.schema import ConfigError, EnvConfig, ExperimentConfig, Subset, check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json
@@ -83,6 +83,8 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path)
     decisions: list[str] = []
     assets = _resolve_assets(config.env.assets)
     sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
+    for source in sources.values():
+        check_drawn_alike(source, replace(config.env, assets=assets))
     backend = _resolve_flow(config.flow.backend, sources)
     if config.env.assets == "auto":
         decisions.append(f"assets: {assets} (env.assets)")
@@ -107,11 +109,14 @@ def needed_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple
 
 
 def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:
-    """Official files in `<data_dir>/libero_<subset>_clean` or `libero_<subset>` win over the expert under `auto`."""
+    """Official files in `<data_dir>/libero_<subset>_clean` or `libero_<subset>` win over the expert under `auto`.
+
+    Folders that this project wrote from expert demonstrations are none of those.
+    """
     if wanted == EXPERT:
         return DataSource(EXPERT)
     for folder, clean in _candidates(subset, data_dir):
-        if any(folder.glob("*.hdf5")) and not (wanted == "auto" and made_by_expert(folder)):
+        if any(folder.glob("*.hdf5")) and not made_by_expert(folder):
             return DataSource(OFFICIAL, folder, clean)
     if wanted == "auto":
         return DataSource(EXPERT)
@@ -174,14 +179,32 @@ def _resolve_flow(wanted: str, sources: Mapping[Subset, DataSource]) -> str:
 
 def _has_states(source: DataSource) -> bool:
     """Whether files hold simulator states. Raw files are replayed first, so only clean ones need a look."""
+    return _of_first_file(source, lambda demos: all("states" in demos[name] for name in demos))
+
+
+def check_drawn_alike(source: DataSource, env: EnvConfig) -> None:
+    """Raise ConfigError where clean files of this project show other pictures than `env` will in evaluation."""
+    if not source.clean:
+        return  # raw files are drawn anew
+    drawn = _of_first_file(source, lambda demos: json.loads(next(iter(demos.values())).attrs.get("fingerprint", "{}")))
+    for key, wanted in (("assets", env.assets), ("look", env.look.value)):
+        found = drawn.get(key, wanted)
+        check(
+            found == wanted,
+            f"{source.folder} was drawn with env.{key}={found}, and evaluation would show env.{key}={wanted}; "
+            f"regenerate the folder with env.{key}={wanted} (scripts/regenerate_libero.py), or set env.{key}={found}",
+        )
+
+
+def _of_first_file(source: DataSource, look: Callable[[Any], Any]) -> Any:
+    """What `look` finds in the group `data` of a folder's first file."""
     import h5py
 
     assert source.folder is not None
     path = next(iter(sorted(source.folder.glob("*.hdf5"))))
     try:
         with h5py.File(path) as file:
-            demos: Any = file["data"]
-            return all("states" in demos[name] for name in demos)
+            return look(file["data"])
     except (OSError, KeyError) as problem:
         raise ConfigError(f"{path} is not a LIBERO demonstration file ({problem}); download it again") from problem
 

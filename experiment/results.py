@@ -19,14 +19,14 @@ from experiment.settings import choice_of, places_of, prepare
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
-from experiment.views import markers
+from experiment.views import View, ViewState, markers, state
 
 
 def evaluate(values: Namespace) -> int:
     """Roll out the adapter at `--lora_path`; its row joins the table."""
     subset, places = parse_subset(values.libero_subset), places_of(values)
     store = Store(places.store)
-    adapter = _adapter(store, Path(values.lora_path), subset)
+    adapter = find_adapter(store, Path(values.lora_path), subset)
     prepared = prepare(compose.find_phase(values.model_type), values, [subset])
     config, sources = prepared.resolved.config, prepared.resolved.sources
     card = _card(store, adapter)
@@ -34,6 +34,10 @@ def evaluate(values: Namespace) -> int:
     check(
         trained == config.phase.name,
         f"--model_type {config.phase.name!r}, but this adapter was trained as {trained!r}: give that",
+    )
+    check(
+        card["subset"] == subset.value,
+        f"--libero_subset {subset.value}, but this adapter was trained on {card['subset']}: give that",
     )
     base = _base_of(store, adapter, card) if config.model.base == TINY_BASE else None
     run_ = Run(config, subset, sources, _variant_of(adapter))
@@ -55,17 +59,19 @@ def evaluate(values: Namespace) -> int:
     return run_study(study, choice_of(values, config)).code
 
 
-def _adapter(store: Store, path: Path, subset: Subset) -> StageNode:
-    """A published checkpoint as its store entry; any other folder by content."""
+def find_adapter(store: Store, path: Path, subset: Subset) -> StageNode:
+    """A published checkpoint as its store entry; any other folder, or one changed since, by content."""
     if not path.is_dir():
         raise ConfigError(
             f"--lora_path {path} does not exist; train it first, e.g. `python scripts/train_baseline.py --subset "
             f"{subset.value}`"
         )
     for folder, marker in markers(store):
-        shown = folder / "checkpoint-final" == path.resolve()
-        if marker.stage == "train" and shown and store.whole("train", marker.key) is not None:
-            return stored_node("train", marker.slug, marker.key)
+        if marker.stage != "train" or folder / "checkpoint-final" != path.resolve():
+            continue
+        node, manifest = stored_node("train", marker.slug, marker.key), store.whole("train", marker.key)
+        if manifest is not None and state(store, View(node, folder), manifest) is ViewState.CURRENT:
+            return node
     key, _ = store.import_path(path.resolve(), "checkpoint-final", path.name)
     return stored_node("file", path.name, key)
 

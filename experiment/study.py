@@ -86,7 +86,8 @@ def with_report(study: Study, store: Store, results: Sequence[Result]) -> Study:
     """Add the report over these results and over what earlier runs published in the same output directory."""
     if not results:
         return study
-    earlier = published_results(store, study.group, {result.slug for result in results})
+    wanted = {result.slug for result in (*results, *study.results)}  # one that failed now is no earlier run's row
+    earlier = published_results(store, study.group, wanted)
     rows = sorted([*results, *earlier], key=lambda result: _table_place(result.slug, study.phase_order))
     report = report_node(rows, study.title, study.preset)
     view = report_view(study.places, report, study.group)

@@ -88,11 +88,11 @@ def publish(store: Store, view: View, manifest: Manifest) -> None:
         write_marker(store, view, manifest)
 
 
-def replace_file(source: Path, target: Path) -> None:
-    """Put a hard link (or copy) of a file at `target`, atomically."""
+def replace_file(source: Path, target: Path, *, copy_below: int = 0) -> None:
+    """Put a hard link of a file at `target`, atomically; a copy of one smaller than `copy_below` bytes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    link_tree(source, temporary)
+    link_tree(source, temporary, copy_below=copy_below)
     os.replace(temporary, target)
     temporary.unlink(missing_ok=True)  # rename(2) does nothing between two links of one file
 

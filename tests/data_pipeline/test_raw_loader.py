@@ -21,6 +21,7 @@ from data_pipeline.raw_loader import Hdf5Source, file_digest, fixtures_of_model,
 from tests.helpers.synthetic import make_record, write_synthetic_subset
 
 FIRST = EpisodeId(Subset.OBJECT, 0, 0)
+SENTENCE = "pick up the alphabet soup and place it in the basket"
 INFO = TaskInfo("pick_up", "pick up the thing", "problem", "a.bddl", "(define)", {"env_kwargs": {}})
 
 
@@ -56,7 +57,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, record: DemoRecord) -> Non
     source = Hdf5Source(tmp_path, Subset.OBJECT)
     assert source.list() == [EpisodeId(Subset.OBJECT, 0, 17)]
     episode = source.open(source.list()[0])
-    assert episode.instruction == "pick up the thing"
+    assert episode.instruction == SENTENCE
     assert episode.actions.dtype == episode.proprio.dtype == np.float32
     np.testing.assert_array_equal(episode.actions, record.actions.astype(np.float32))
     np.testing.assert_array_equal(episode.proprio[:, :6], record.observations["ee_states"].astype(np.float32))
@@ -154,12 +155,14 @@ def test_official_files_replay_from_their_first_state(tmp_path: Path, record: De
     assert fixtures_of_model("") == {}
 
 
-def test_an_instruction_written_as_characters_is_read(tmp_path: Path, record: DemoRecord) -> None:
+def test_training_reads_the_sentence_that_evaluation_says(tmp_path: Path, record: DemoRecord) -> None:
+    """Official files hold the BDDL file's sentence, which differs for every task of spatial and object."""
     path = demo_file(tmp_path, Subset.OBJECT, 0)
     official_file(path, record)
     with h5py.File(path, "r+") as file:
-        file["data"].attrs["problem_info"] = json.dumps({"language_instruction": list('"Pick Up"')})
-    assert Hdf5Source(tmp_path, Subset.OBJECT).open(FIRST).instruction == "pick up"
+        spoken = {"language_instruction": "Pick the alphabet soup and place it in the basket"}
+        file["data"].attrs["problem_info"] = json.dumps(spoken)
+    assert Hdf5Source(tmp_path, Subset.OBJECT).open(FIRST).instruction == SENTENCE
 
 
 # ------------------------------------------------------------------ laziness

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from configs.schema import canonical
+from configs.schema import ConfigError, canonical
 from experiment.stages import STAGES, StageKind, digest
 
 MODULE = "tests.helpers.toy_study"
@@ -71,9 +71,13 @@ def base(config, context):
 
 def train(config, context):
     outputs = _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
-    card = {"phase": canonical(config.phase), "base": "toy", "base_digest": ""}
+    card = {"phase": canonical(config.phase), "subset": config.subset.value, "base": "toy", "base_digest": ""}
     (context.work / "checkpoint-final" / "adapter_card.json").write_text(json.dumps(card))
     return outputs
+
+
+def broken(config, context):
+    raise ConfigError("this training is broken")
 
 
 def evaluate(config, context):

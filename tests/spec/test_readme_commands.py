@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 from experiment.cli import main
+from experiment.stages import STAGES, StageKind
 from tests.helpers import toy_study
 
 COMMANDS = """
@@ -128,11 +129,29 @@ def test_rows_of_earlier_runs_stay_in_the_table(project):
     assert table == ["| baseline/object |", "| text_cot/goal |", "| replay/object |", "| replay/goal |"]
 
 
+def test_an_adapter_that_fails_now_does_not_show_its_earlier_number(project, monkeypatch, capsys):
+    command = "python scripts/run_experiment.py --phase baseline --subset object"
+    assert type_in(command) == 0
+    monkeypatch.setitem(STAGES, "train", StageKind(f"{toy_study.MODULE}:broken", "light", 2, 0.1))
+    assert type_in(command) == 2
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    assert table == ["| replay/object |"]
+
+
 def test_changed_settings_get_their_own_folder(project):
     assert type_in("python scripts/train_text_cot.py --subset object --reasoning_dropout_prob 0.3") == 0
     assert (project / "outputs" / "text_cot@prob0.3" / "object" / "checkpoint-final").is_dir()
     assert type_in("python scripts/train_text_cot.py --subset object --lora_rank 8 --name small") == 0
     assert (project / "outputs" / "text_cot@small" / "object").is_dir()
+
+
+def test_editing_written_annotations_leaves_the_store_alone(project):
+    assert type_in("python scripts/generate_ecot.py --subset object --output mine.json") == 0
+    (stored,) = (project / "outputs" / ".store" / "annotate").glob("*/annotations.json")
+    before = stored.read_bytes()
+    with open(project / "mine.json", "r+b") as file:
+        file.write(b"edited")
+    assert stored.read_bytes() == before
 
 
 def test_annotations_of_the_user_are_an_input_by_content(project, capsys):
@@ -154,5 +173,7 @@ def test_an_adapter_is_evaluated_as_what_it_is(project, capsys):
     path = "outputs/text_cot@prob0.3/object/checkpoint-final"
     assert type_in(f"python scripts/evaluate.py --model_type baseline --libero_subset object --lora_path {path}") == 2
     assert "trained as 'text_cot'" in capsys.readouterr().err
+    assert type_in(f"python scripts/evaluate.py --model_type text_cot --libero_subset goal --lora_path {path}") == 2
+    assert "trained on object" in capsys.readouterr().err
     assert type_in(f"python scripts/evaluate.py --model_type text_cot --libero_subset object --lora_path {path}") == 0
     assert (project / "outputs" / "eval_results" / "text_cot@prob0.3" / "object" / "summary.json").is_file()

@@ -1,0 +1,61 @@
+"""What a person gives, by path or on the command line, is what is used: data, adapters, secrets."""
+
+import h5py
+import pytest
+
+from configs.schema import ConfigError, EnvConfig, Look, Subset
+from data_pipeline.contract import EnvironmentProblem
+from experiment import results
+from experiment.cli import main, strip_secrets
+from experiment.resolve import EXPERT, OFFICIAL, DataSource, check_drawn_alike, find_source
+from experiment.store import Store
+from experiment.views import NOTE_FILE
+from tests.helpers import toy_study
+from tests.helpers.synthetic import write_synthetic_subset
+
+
+def test_expert_demonstrations_never_pass_for_official_ones(tmp_path):
+    clean = tmp_path / "libero_object_clean"
+    clean.mkdir()
+    (clean / "a_demo.hdf5").touch()
+    (clean / NOTE_FILE).write_text('{"stage":"regenerate","demonstrations":"expert"}')
+    assert find_source("auto", Subset.OBJECT, tmp_path).kind == EXPERT
+    with pytest.raises(EnvironmentProblem, match="no LIBERO demonstrations"):
+        find_source(OFFICIAL, Subset.OBJECT, tmp_path)
+    raw = tmp_path / "libero_object"
+    raw.mkdir()
+    (raw / "a_demo.hdf5").touch()
+    assert find_source(OFFICIAL, Subset.OBJECT, tmp_path).folder == raw
+
+
+def test_clean_files_must_show_what_evaluation_will_show(tmp_path):
+    folder = write_synthetic_subset(tmp_path, Subset.OBJECT, demos=1, steps=4, size=8)
+    with h5py.File(sorted(folder.glob("*.hdf5"))[0], "r+") as file:
+        file["data/demo_0"].attrs["fingerprint"] = '{"assets":"builtin","look":"light"}'
+    clean = DataSource(OFFICIAL, folder, clean=True)
+    check_drawn_alike(clean, EnvConfig("builtin", Look.LIGHT))
+    with pytest.raises(ConfigError, match=r"env\.look=light"):
+        check_drawn_alike(clean, EnvConfig("builtin", Look.OFFICIAL))
+    with pytest.raises(ConfigError, match=r"env\.assets=builtin"):
+        check_drawn_alike(clean, EnvConfig("official", Look.LIGHT))
+    check_drawn_alike(DataSource(OFFICIAL, folder), EnvConfig("official", Look.OFFICIAL))
+
+
+def test_an_adapter_put_where_another_was_published_is_the_one_evaluated(tmp_path, monkeypatch):
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    assert main("train", ["--subset", "object"], phase="baseline") == 0
+    store, path = Store(tmp_path / "outputs" / ".store"), tmp_path / "outputs/baseline/object/checkpoint-final"
+    assert results.find_adapter(store, path, Subset.OBJECT).stage == "train"
+    weights = path / "adapter_model.safetensors"
+    weights.unlink()
+    weights.write_text("trained elsewhere")
+    node = results.find_adapter(store, path, Subset.OBJECT)
+    assert (store.entry(node.stage, node.key) / "checkpoint-final" / weights.name).read_text() == "trained elsewhere"
+
+
+def test_a_secret_flag_without_a_value_swallows_no_other_flag():
+    assert strip_secrets(["--api-key", "--dry-run", "preset=tiny"]) == (["--dry-run", "preset=tiny"], [""])
+    assert strip_secrets(["--api-key", "KEY", "--dry-run"]) == (["--dry-run"], ["KEY"])
+    assert strip_secrets(["--api-key=KEY", "--llm-api-key"]) == ([], ["KEY", ""])
