@@ -56,13 +56,21 @@ def _run_flags(parser: Parser) -> None:
     parser.flag("only", default="", help="stages to bring up to date, with what they need: annotate,tokens")
     parser.flag("from", default="", help="redo this stage and everything after it")
     parser.flag("force", default="", help="redo these stages (and what depends on them)")
+    _optimisation_flags(parser)
     parser.flag("num_trials", help="episodes per task")
     parser.flag("mode", choices=("no_think", "think", "both"))
     _llm_flags(parser)
     _places_flags(parser)
 
 
+def _optimisation_flags(parser: Parser) -> None:
+    for name in ("lora_rank", "learning_rate", "max_train_steps", "reasoning_dropout_prob", "cot_loss_weight"):
+        parser.flag(name)
+
+
 def _llm_flags(parser: Parser) -> None:
+    for name in ("llm-api-key", "api-key"):
+        parser.flag(name, help="taken off the command line before anything reads it; the rules annotator needs none")
     for name in ("llm-model", "llm-base-url", "model", "base-url", "max-usd", "concurrency"):
         parser.flag(name, help="of the language-model annotator; without effect on the rules annotator")
 
@@ -100,8 +108,7 @@ def _train_flags(parser: Parser) -> None:
     parser.flag("phase", help="a phase of configs/, or the path of a phase's YAML file")
     _subset_flag(parser)
     parser.flag("name", default="")
-    for name in ("lora_rank", "learning_rate", "max_train_steps", "reasoning_dropout_prob", "cot_loss_weight"):
-        parser.flag(name)
+    _optimisation_flags(parser)
     parser.flag("ecot_annotations", help="a file of scripts/generate_ecot.py instead of the stage's own")
     parser.flag("flow_tokens", help="a file of scripts/preprocess_flow.py instead of the stage's own")
     _places_flags(parser)
