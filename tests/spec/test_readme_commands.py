@@ -145,6 +145,11 @@ def test_changed_settings_get_their_own_folder(project):
     assert (project / "outputs" / "text_cot@small" / "object").is_dir()
 
 
+def test_training_flags_also_reach_the_whole_experiment(project):
+    assert type_in("python scripts/run_experiment.py --phase baseline --subset object --lora_rank 8") == 0
+    assert (project / "outputs" / "baseline@rank8" / "object" / "checkpoint-final").is_dir()
+
+
 def test_editing_written_annotations_leaves_the_store_alone(project):
     assert type_in("python scripts/generate_ecot.py --subset object --output mine.json") == 0
     (stored,) = (project / "outputs" / ".store" / "annotate").glob("*/annotations.json")
