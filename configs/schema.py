@@ -136,6 +136,7 @@ class EnvConfig:
     look: Look = Look.OFFICIAL
     stepping: Stepping = Stepping.EXACT
     resolution: int = 256  # pixels, square
+    assets_digest: str = ""  # of the asset set's content; filled in when a run is planned
 
     def __post_init__(self) -> None:
         check(

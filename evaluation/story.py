@@ -176,7 +176,9 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         f"{protocol['execute']} executed per query, success {success}{kept}.",
         f"Environment fingerprint {digest(summary['fingerprint'])}: {_short(summary['fingerprint'])}.",
         f"Base model {summary['card'].get('base', 'unknown')}; evaluation seed {', '.join(map(str, seeds))}.",
-        "One training seed: these adapters are compared, not these methods.",
+        "Rows of several training seeds are printed one by one; no test over seeds is made."
+        if any("seed" in r.variant for r in records)
+        else "One training seed: these adapters are compared, not these methods.",
     ]
     errors = sum(e.outcome is Outcome.ERROR for r in records for e in r.episodes)
     if errors:

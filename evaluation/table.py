@@ -44,11 +44,16 @@ class RunRecord:
         return self.slug.rpartition("/")[0]
 
     @property
+    def variant(self) -> str:
+        """What tells a variant of a phase apart: `prob0.3`, `seed1`; "" for the phase itself."""
+        return variant_of(self.phase)
+
+    @property
     def label(self) -> str:
         """For people: the phase's label, with what tells a variant apart."""
         spec = self.summary["card"].get("phase", {})
-        name, _, variant = self.phase.partition("@")
-        return (spec.get("label") or name) + (f" @{variant}" if variant else "")
+        name = self.phase.partition("@")[0]
+        return (spec.get("label") or name) + (f" @{self.variant}" if self.variant else "")
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,12 @@ class Comparison:
     counts: PairedCounts
     difference: Difference  # second minus first
     p_value: float
-    adjusted: float  # Holm, over the comparisons of its mode
+    adjusted: float  # Holm, over the comparisons of its mode and variant
+
+
+def variant_of(phase: str) -> str:
+    """What stands behind the @ of a row's phase."""
+    return phase.partition("@")[2]
 
 
 def percent(share: float) -> str:
@@ -163,16 +173,16 @@ def task_cells(records: Sequence[RunRecord], row: Row) -> dict[tuple[str, int], 
 
 
 def compare(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:
-    """Each phase with the next, pooled over suites, on the episodes that both finished; Holm within a mode.
+    """Each phase with the next of its mode and variant, pooled over suites, on the episodes that both finished.
 
-    Controls are no phases: a comparison with one would only weaken the correction.
+    Holm within a mode and variant. Controls are no phases: comparing with one would only weaken the correction.
     """
     phases = {r.phase for r in records if "segments" in r.summary["card"].get("phase", {})}
-    return [
-        comparison
-        for mode in dict.fromkeys(row.mode for row in rows)
-        for comparison in _compare_in_order(records, [r for r in rows if r.mode == mode and r.phase in phases])
-    ]
+    families: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.phase in phases:
+            families.setdefault((row.mode, variant_of(row.phase)), []).append(row)
+    return [comparison for family in families.values() for comparison in _compare_in_order(records, family)]
 
 
 def _compare_in_order(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Comparison]:

@@ -81,13 +81,13 @@ def resolve_preset(preset: str) -> tuple[str, str]:
 def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path) -> Resolved:
     """Replace every `auto`. Raises EnvironmentProblem where a pinned choice is missing, with both remedies."""
     decisions: list[str] = []
-    assets = _resolve_assets(config.env.assets)
+    env = _resolve_assets(config.env)
     sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
     for source in sources.values():
-        check_drawn_alike(source, replace(config.env, assets=assets))
+        check_drawn_alike(source, env)
     backend = _resolve_flow(config.flow.backend, sources)
     if config.env.assets == "auto":
-        decisions.append(f"assets: {assets} (env.assets)")
+        decisions.append(f"assets: {env.assets} (env.assets)")
     if config.data.source == "auto":
         decisions += [f"data {subset.value}: {source.text()} (data.source)" for subset, source in sources.items()]
     decisions += [f"data {s.value}: {f.text()} wins over the raw files" for s, f in sources.items() if f.clean]
@@ -96,7 +96,7 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path)
     kinds = {source.kind for source in sources.values()}
     concrete = replace(
         config,
-        env=replace(config.env, assets=assets),
+        env=env,
         data=replace(config.data, source=kinds.pop() if len(kinds) == 1 else config.data.source),
         flow=replace(config.flow, backend=backend),
     )
@@ -160,14 +160,12 @@ def _candidates(subset: Subset, data_dir: Path) -> list[tuple[Path, bool]]:
     return [(data_dir / f"{n}_clean", True) for n in names] + [(data_dir / n, False) for n in names]
 
 
-def _resolve_assets(wanted: str) -> str:
-    from data_pipeline.sim.assets import find_official, resolve
+def _resolve_assets(env: EnvConfig) -> EnvConfig:
+    """The environment's settings with the asset set found, and its digest: other assets are other results."""
+    from data_pipeline.sim.assets import resolve
 
-    if wanted == "official":
-        resolve(wanted)  # raises with the remedies
-    if wanted == "auto":
-        return OFFICIAL if find_official() else "builtin"
-    return wanted
+    found = resolve(env.assets)  # raises with the remedies
+    return replace(env, assets=found.kind, assets_digest=found.digest)
 
 
 def _resolve_flow(wanted: str, sources: Mapping[Subset, DataSource]) -> str:

@@ -115,7 +115,8 @@ def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Se
 
 def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig:
     """The plain configuration, its `auto` values read as this run resolved them."""
-    env = replace(plain.env, assets=config.env.assets) if plain.env.assets == "auto" else plain.env
+    assets = config.env.assets if plain.env.assets == "auto" else plain.env.assets
+    env = replace(plain.env, assets=assets, assets_digest=config.env.assets_digest)
     data = replace(plain.data, source=config.data.source) if plain.data.source == "auto" else plain.data
     flow = replace(plain.flow, backend=config.flow.backend) if plain.flow.backend == "auto" else plain.flow
     return replace(plain, env=env, data=data, flow=flow)
