@@ -191,6 +191,9 @@ def save(run: Run, work: Path) -> None:
     torch.save(run.optimizer.state_dict(), temporary / "optimizer.pt")
     state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "parameters": len(weights)}
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for file in temporary.iterdir():  # on the disk before it replaces the older one
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     for old in folder.iterdir():
