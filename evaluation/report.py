@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.schema import ReportSlice, Subset
 from data_pipeline.contract import EnvironmentProblem, StageContext
-from evaluation.episodes import EpisodeResult, from_row
+from evaluation.episodes import from_row
 from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
@@ -62,7 +62,7 @@ def read_record(slug: str, inputs: Mapping[str, Path]) -> RunRecord:
         if not (folder / name).is_file():
             raise EnvironmentProblem(f"{folder} has no {name}: evaluate {slug} again with scripts/evaluate.py")
     summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    episodes = tuple(_episode(row) for row in _read_lines(folder / EPISODES))
+    episodes = tuple(from_row(row) for row in _read_lines(folder / EPISODES))
     train = inputs.get(f"train/{slug}")
     metrics = train / METRICS if train is not None else None
     losses = tuple(_read_lines(metrics)) if metrics is not None and metrics.is_file() else ()
@@ -154,10 +154,6 @@ def _markdown_published() -> list[str]:
 
 def _markdown_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _episode(row: Mapping[str, Any]) -> EpisodeResult:
-    return from_row(row)
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
