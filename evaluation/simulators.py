@@ -21,8 +21,8 @@ from evaluation.sim_worker import Begin, Chunk, Describe, Description, Ready, Un
 
 LIBERO = "data_pipeline.sim.environment:LiberoEnv"
 START_TIMEOUT_S = 300.0
-MAX_DESCRIBE_ATTEMPTS = 3
 """For imports and the first assets; on a busy machine both take tens of seconds."""
+MAX_DESCRIBE_ATTEMPTS = 3
 
 _QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 _CHILD = "import sys; from evaluation.sim_worker import main; sys.exit(main(sys.argv[1:]))"
@@ -166,6 +166,7 @@ class SimulatorPool:
         simulator = self.simulators[index]
         if simulator.ready and simulator.process.poll() is not None:
             self._bury(simulator)
+            simulator.log.close()
             self.simulators[index] = self._spawn()
         return index
 
