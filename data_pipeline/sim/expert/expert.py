@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline.sim.expert.drag import drag
 from data_pipeline.sim.expert.fixtures import close_drawer, open_drawer, turn_knob
 from data_pipeline.sim.expert.grasps import Grasp
 from data_pipeline.sim.expert.motion import Hand, Motion, Style
 from data_pipeline.sim.expert.scene import Goal, Scene
-from data_pipeline.sim.expert.skills import ExpertFailure, drag, pick, place
+from data_pipeline.sim.expert.skills import ExpertFailure, pick, place
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
