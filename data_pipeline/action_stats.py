@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError, StatsSlice
+from configs.schema import ConfigError
+from configs.slices import StatsSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import SUITE_OF

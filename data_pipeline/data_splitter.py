@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from configs.schema import ConfigError, SplitSlice
+from configs.schema import ConfigError
+from configs.slices import SplitSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.raw_loader import Hdf5Source
 

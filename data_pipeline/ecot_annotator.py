@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import AnnotateSlice
+from configs.slices import AnnotateSlice
 from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StageContext, StepReasoning
 from data_pipeline.gripper_positions import future_track, to_grid
 from data_pipeline.primitive_movements import movement_primitives

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import EnvConfig, RegenerateSlice, Subset
+from configs.schema import EnvConfig, Subset
+from configs.slices import RegenerateSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoWriter, TaskInfo
 from data_pipeline.libero_utils import SUITE_OF, demo_file

@@ -20,7 +20,8 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
-from configs.schema import ConfigError, OfficialSlice, Subset
+from configs.schema import ConfigError, Subset
+from configs.slices import OfficialSlice
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem, Episode, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS, SUFFIX, TaskInfo
 from data_pipeline.libero_utils import demo_file, instruction, task_names

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import EvaluateSlice, canonical
+from configs.schema import canonical
+from configs.slices import EvaluateSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, digest, make_protocol, plan, to_row

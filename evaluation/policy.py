@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from configs.schema import EvaluateSlice, Mode, canonical, check
+from configs.schema import Mode, canonical, check
+from configs.slices import EvaluateSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS

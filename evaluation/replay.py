@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import EvaluateSlice, check
+from configs.schema import check
+from configs.slices import EvaluateSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import instruction, task_names

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ReportSlice, Subset
+from configs.schema import Subset
+from configs.slices import ReportSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from evaluation.episodes import from_row
 from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS

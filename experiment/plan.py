@@ -9,21 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from configs.schema import (
+from configs.schema import ConfigError, ExperimentConfig, Mode, Subset
+from configs.slices import (
     AnnotateSlice,
     BaseSlice,
-    ConfigError,
     DemosSlice,
     EvaluateSlice,
-    ExperimentConfig,
     FlowSlice,
-    Mode,
     OfficialSlice,
     RegenerateSlice,
     ReportSlice,
     SplitSlice,
     StatsSlice,
-    Subset,
     TokensSlice,
     TrainSlice,
 )

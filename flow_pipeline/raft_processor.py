@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from configs.schema import EnvConfig, FlowSlice, check
+from configs.schema import EnvConfig, check
+from configs.slices import FlowSlice
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, Episode, EpisodeId, StageContext
 from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
 from data_pipeline.raw_loader import Hdf5Source

@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from configs.schema import TokensSlice, canonical, check
+from configs.schema import canonical, check
+from configs.slices import TokensSlice
 from data_pipeline.contract import AGENTVIEW, POINT_GRID, EpisodeId, FlowTokens, StageContext
 from data_pipeline.sidecar import save_flow_tokens
 from flow_pipeline.flow_field import EpisodeFlow, load_flow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import ConfigError, TrainSlice, check
+from configs.schema import ConfigError, check
+from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split

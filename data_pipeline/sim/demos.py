@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.schema import ConfigError, DemosSlice, EnvConfig, Subset
+from configs.schema import ConfigError, EnvConfig, Subset
+from configs.slices import DemosSlice
 from data_pipeline.contract import CAMERAS, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, write_demo
 from data_pipeline.libero_utils import MAX_STEPS, SUITE_OF, demo_file, instruction, task_names

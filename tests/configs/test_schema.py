@@ -16,7 +16,6 @@ from configs.schema import (
     ActionConfig,
     ConfigError,
     DataConfig,
-    DemosSlice,
     EnvConfig,
     EvalConfig,
     ExperimentConfig,
@@ -24,7 +23,6 @@ from configs.schema import (
     Mode,
     ModelConfig,
     PhaseSpec,
-    RegenerateSlice,
     Role,
     Segment,
     Subset,
@@ -33,6 +31,7 @@ from configs.schema import (
     canonical,
     not_in_key,
 )
+from configs.slices import DemosSlice, RegenerateSlice
 
 PHASE: dict[str, Any] = {"name": "any", "segments": [{"role": "action", "source": "action"}]}
 

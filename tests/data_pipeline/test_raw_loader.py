@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, OfficialSlice, Subset
+from configs.schema import ConfigError, Subset
+from configs.slices import OfficialSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo
 from data_pipeline.libero_utils import demo_file

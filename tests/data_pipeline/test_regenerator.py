@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, EnvConfig, Look, RegenerateSlice, Subset
+from configs.schema import ConfigError, EnvConfig, Look, Subset
+from configs.slices import RegenerateSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, EnvironmentProblem, EpisodeId, Interrupted, StageContext
 from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, DemoRecord, DemoWriter, TaskInfo, write_demo
 from data_pipeline.libero_regenerator import make_libero_env, regenerate

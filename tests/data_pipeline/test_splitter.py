@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import ConfigError, SplitSlice, Subset
+from configs.schema import ConfigError, Subset
+from configs.slices import SplitSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.data_splitter import Split, load_split, num_test, run_split, save_split, split_episodes
 from tests.helpers.synthetic import write_synthetic_subset

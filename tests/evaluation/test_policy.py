@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import ConfigError, EnvConfig, EvalConfig, EvaluateSlice, Mode, Subset, TrainerConfig
+from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
+from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.generation import Request, Stream
 from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subject

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, ReportSlice, Subset
+from configs.schema import ConfigError, Subset
+from configs.slices import ReportSlice
 from data_pipeline.contract import StageContext
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row
 from evaluation.libero_eval import film_name, summarise

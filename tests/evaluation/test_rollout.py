@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError, EnvConfig, EvalConfig, EvaluateSlice, Mode, Subset, TrainerConfig
+from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
+from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from evaluation import libero_eval
 from evaluation.libero_eval import Subject, evaluate

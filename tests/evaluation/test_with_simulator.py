@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import EnvConfig, EvalConfig, EvaluateSlice, Look, Mode, Subset, TrainerConfig
+from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
+from configs.slices import EvaluateSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.libero_eval import run_evaluate

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Subset, TokensSlice
+from configs.schema import Subset
+from configs.slices import TokensSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.sidecar import load_flow_manifest, load_flow_tokens
 from flow_pipeline.flow_field import EpisodeFlow, k_effective, save_flow

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import SplitSlice, StatsSlice, Subset
+from configs.schema import Subset
+from configs.slices import SplitSlice, StatsSlice
 from data_pipeline.action_stats import STATISTICS_FILE, run_stats
 from data_pipeline.contract import CAMERAS, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, run_split

@@ -11,15 +11,14 @@ import numpy as np
 from configs.schema import (
     ActionConfig,
     BaseConfig,
-    BaseSlice,
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
     PhaseSpec,
     Subset,
     TrainerConfig,
-    TrainSlice,
 )
+from configs.slices import BaseSlice, TrainSlice
 from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens, StageContext, StepReasoning
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import save_annotations, save_flow_tokens

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, DemosSlice, EnvConfig, Look, Subset
+from configs.schema import ConfigError, EnvConfig, Look, Subset
+from configs.slices import DemosSlice
 from data_pipeline.contract import AGENTVIEW, WRIST, EpisodeId, StageContext
 from data_pipeline.raw_loader import Hdf5Source, list_demos, read_replay
 from data_pipeline.replay import noop_mask

@@ -1,0 +1,160 @@
+"""What each stage reads of the configuration, and nothing else: the part of its key that is not its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.schema import (
+    ActionConfig,
+    AnnotatorConfig,
+    BaseConfig,
+    EnvConfig,
+    EvalConfig,
+    LoraConfig,
+    Mode,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseSpec,
+    Subset,
+    TrainerConfig,
+    not_in_key,
+)
+
+
+@dataclass(frozen=True)
+class DemosSlice:
+    """Stage `demos`: scripted expert demonstrations of one subset, in the official HDF5 layout."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    episodes_per_task: int
+    seed: int
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class OfficialSlice:
+    """Stage `official`: LIBERO's own files, named by content. The stage links them into its output."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    files: tuple[tuple[str, str], ...]  # (file name, sha256)
+    folder: str = not_in_key("")
+
+
+@dataclass(frozen=True)
+class RegenerateSlice:
+    """Stage `regenerate`: replay, filter, render. Input `demos`."""
+
+    subset: Subset
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class SplitSlice:
+    """Stage `split`. Input `regenerate`. Output split.json."""
+
+    subset: Subset
+    test_fraction: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class StatsSlice:
+    """Stage `stats`: dataset_statistics.json over training demos. Inputs `regenerate`, `split`."""
+
+    subset: Subset
+    half_range_floor: float
+
+
+@dataclass(frozen=True)
+class AnnotateSlice:
+    """Stage `annotate`: annotations.json. Input `regenerate`."""
+
+    subset: Subset
+    annotator: AnnotatorConfig
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class FlowSlice:
+    """Stage `flow`: flow at the tokenizer's resolution (flow.npz). Input `regenerate`."""
+
+    subset: Subset
+    backend: str
+    raft_weights: str
+    k: int
+    env: EnvConfig
+    workers: int = not_in_key(1)
+
+
+@dataclass(frozen=True)
+class TokensSlice:
+    """Stage `tokens`: flow_tokens.json. Input `flow`."""
+
+    subset: Subset
+    tokenizer: str
+    cells: int
+    levels: int
+    static_px: float
+
+
+@dataclass(frozen=True)
+class BaseSlice:
+    """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
+
+    Inputs `regenerate/<subset>`, `split/<subset>`, `stats/<subset>` for each subset.
+    """
+
+    subsets: tuple[Subset, ...]
+    model: ModelConfig
+    action: ActionConfig
+    base: BaseConfig
+    trainer: TrainerConfig
+
+
+@dataclass(frozen=True)
+class TrainSlice:
+    """Stage `train`: one LoRA adapter, checkpoint-final/ and metrics.jsonl.
+
+    Inputs `regenerate`, `split`, `stats`, then `annotate`, `tokens`, `base` where the phase or the preset needs them.
+    """
+
+    subset: Subset
+    phase: PhaseSpec
+    reasoning_dropout_prob: float
+    lora: LoraConfig
+    optimizer: OptimizerConfig
+    model: ModelConfig
+    action: ActionConfig
+    trainer: TrainerConfig
+    batch_size: int  # per device
+    accumulation: int
+    steps: int
+    mixed_precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class EvaluateSlice:
+    """Stage `evaluate`: ledger.sqlite (work), episodes.jsonl, videos/. Input `adapter` (a train stage's output)."""
+
+    subset: Subset
+    tasks: tuple[int, ...]
+    modes: tuple[Mode, ...]  # already reduced to what the phase offers
+    eval: EvalConfig
+    env: EnvConfig
+    trainer: TrainerConfig
+    execute: int
+
+
+@dataclass(frozen=True)
+class ReportSlice:
+    """Stage `report`: results.{md,csv,html}. Inputs `evaluate/<slug>`, `train/<slug>` for every run."""
+
+    runs: tuple[str, ...]  # slugs, in the table's order
+    title: str
+    preset: str
