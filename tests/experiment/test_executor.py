@@ -155,7 +155,6 @@ def test_killing_the_driver_leaves_no_process(tmp_path):
     wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     family = [int(text) for text in pids.read_text().split()]
     assert all(alive(pid) for pid in family)
-    time.sleep(0.5)  # the child imports before it asks to die with its parent
     process.kill()
     process.communicate(timeout=10)
     wait_for(lambda: not any(alive(pid) for pid in family), timeout_s=5)
