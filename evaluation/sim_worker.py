@@ -9,10 +9,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +21,8 @@ import numpy as np
 
 from configs.schema import EnvConfig, Subset
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem
+from data_pipeline.processes import die_with_parent
 from evaluation.episodes import EpisodeRequest
-
-PR_SET_PDEATHSIG = 1
 
 
 class Env(Protocol):
@@ -187,14 +184,6 @@ def _return_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:
         trim(0)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel to kill this process with its parent (Linux; elsewhere the closed socket ends it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before we asked
-        os._exit(1)
 
 
 def serve(connection: Connection, factory: str) -> int:

@@ -6,7 +6,6 @@ driver starts another worker for the next stage. What a stage prints goes to tha
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem, Interrupted
+from data_pipeline.processes import die_with_parent
 from experiment.stages import StageSpec
 from experiment.store import Store
 
@@ -27,7 +27,6 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 75
 EXIT_ENVIRONMENT = 78
 PROGRESS_EVERY_S = 0.2
-_PR_SET_PDEATHSIG = 1
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 Emit = Callable[[dict[str, Any]], None]
@@ -50,14 +49,6 @@ class StopRequest:
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
         return self.requested
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process when its parent dies; elsewhere nothing. Ends at once if it is dead already."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        raise SystemExit(EXIT_FAILED)
 
 
 def serve(events_fd: int, parent: int) -> int:

@@ -7,8 +7,8 @@ the number of workers cannot change anything.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -16,8 +16,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
 
 from data_pipeline.contract import EnvironmentProblem, StageContext
+from data_pipeline.processes import die_with_parent
 
-_PR_SET_PDEATHSIG = 1
 _POOL_ATTEMPTS = 3
 
 
@@ -85,7 +85,7 @@ def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], work
     for attempt in range(1, _POOL_ATTEMPTS + 1):
         left = [job for job in jobs if not job.done]
         spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
-        pool = ProcessPoolExecutor(max(1, min(workers, len(left))), spawn, _start_worker, (make_worker,))
+        pool = ProcessPoolExecutor(max(1, min(workers, len(left))), spawn, _start_worker, (make_worker, os.getpid()))
         try:
             futures = {pool.submit(_run_in_worker, job): job for job in left}
             for future in as_completed(futures):
@@ -105,10 +105,9 @@ def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], work
 _worker: SimWorker | None = None  # of a worker process, set once by its initializer
 
 
-def _start_worker(make_worker: Callable[[], SimWorker]) -> None:
+def _start_worker(make_worker: Callable[[], SimWorker], parent: int) -> None:
     global _worker  # a process pool offers no other place for a worker's state
-    if hasattr(ctypes.CDLL(None), "prctl"):  # Linux
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     _worker = make_worker()
 

@@ -72,8 +72,9 @@ def device(config, context):
 
 def with_child(config, context):
     """Starts a process of its own session that outlives nothing: it dies with its parent."""
-    code = "import os, time; from experiment.worker import die_with_parent as d; d(os.getppid()); print(flush=True)"
-    child = subprocess.Popen([sys.executable, "-c", f"{code}; time.sleep(60)"], stdout=subprocess.PIPE)
+    ready = "from data_pipeline.processes import die_with_parent as d; d(os.getppid()); print(flush=True)"
+    code = f"import os, time; {ready}; time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()  # it has asked to die with its parent
     Path(config["_pids"]).write_text(f"{os.getpid()} {child.pid}")
