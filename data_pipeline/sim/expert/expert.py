@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline.sim.expert.doors import close_door, put_behind_door
 from data_pipeline.sim.expert.drag import drag
 from data_pipeline.sim.expert.fixtures import close_drawer, open_drawer, turn_knob
 from data_pipeline.sim.expert.grasps import Grasp
@@ -86,7 +87,7 @@ def _achieve(hand: Hand, goal: Goal, failed: list[Grasp]) -> Motion:
         case ("open", region):
             yield from open_drawer(hand, region)
         case ("close", region) if hand.scene.is_object(region):
-            raise ExpertFailure(f"no skill for closing the door of {region}")
+            yield from close_door(hand, region)
         case ("close", region):
             yield from close_drawer(hand, region)
         case ("turnon", fixture):
@@ -95,6 +96,8 @@ def _achieve(hand: Hand, goal: Goal, failed: list[Grasp]) -> Motion:
             yield from drag(hand, name, hand.scene.position(where)[:2])
         case ("on", name, where):
             yield from _put_on(hand, name, where, failed)
+        case ("in", name, where) if "microwave" in where:
+            yield from put_behind_door(hand, name, where)
         case ("in", name, where):
             yield from _put_in(hand, name, where, failed)
         case _:

@@ -25,7 +25,7 @@ def open_drawer(hand: Hand, region: str) -> Motion:
 
 def _pull_handle(hand: Hand, joint: int, pitch: float) -> Motion:
     drawer = hand.scene.slider(joint)
-    rotation = _facing(drawer.outwards, pitch, hand)
+    rotation = facing(drawer.outwards, pitch, hand)
     back, handle, outwards = -rotation[:, 2], drawer.handle, drawer.outwards
     hand.gripper = GRIPPER_OPEN
     yield from hand.go_to(handle + outwards * 0.12 + UP * 0.15, rotation, tolerance=0.05, angle=0.4, steps=120)
@@ -59,7 +59,7 @@ def close_drawer(hand: Hand, region: str) -> Motion:
 
 def _push_front(hand: Hand, joint: int, pitch: float, inwards: float) -> Motion:
     drawer = hand.scene.slider(joint)
-    outwards, rotation = drawer.outwards, _facing(drawer.outwards, pitch, hand, flat=True)
+    outwards, rotation = drawer.outwards, facing(drawer.outwards, pitch, hand, flat=True)
     before = drawer.handle + outwards * 0.12 + UP * 0.16
     yield from hand.go_to(before, rotation, tolerance=0.05, angle=0.3, steps=60, patient=True)
     yield from hand.go_to(drawer.handle + outwards * 0.05 + UP * 0.004, rotation, tolerance=0.015, angle=0.15, steps=60)
@@ -102,7 +102,7 @@ def _twist(hand: Hand, joint: int, axis: np.ndarray, centre: np.ndarray, rotatio
             return
 
 
-def _facing(outwards: np.ndarray, pitch: float, hand: Hand, *, flat: bool = False) -> np.ndarray:
+def facing(outwards: np.ndarray, pitch: float, hand: Hand, *, flat: bool = False) -> np.ndarray:
     """Hand that points against `outwards`, tilted down by `pitch` (0 horizontal).
 
     `flat`: it opens sideways and is thin in height; otherwise it opens in the vertical plane.

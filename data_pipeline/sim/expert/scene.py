@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import mujoco
 import numpy as np
 
-from data_pipeline.sim.expert.geometry import distance_to_segment, local_lattice
+from data_pipeline.sim.expert.geometry import UP, distance_to_segment, local_lattice, rotation_z
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -41,6 +41,33 @@ class Slider:
     joint: int
     outwards: np.ndarray  # [3] unit vector
     handle: np.ndarray  # [3]
+
+
+@dataclass(frozen=True)
+class Door:
+    """A door on a vertical hinge: its leaf as it stands now."""
+
+    anchor: np.ndarray  # [3], a point of the hinge
+    leaf: np.ndarray  # [3], middle of the leaf's upper edge
+    outwards: np.ndarray  # [3] unit vector, normal of the leaf's outer face
+    thickness: float  # metres
+    angle: float  # radians, signed, 0 when shut
+
+    def before(self, gap: float, along: float) -> np.ndarray:
+        """Point [3] a `gap` before the outer face, `along` metres from its middle away from the hinge."""
+        away = self.leaf - self.anchor
+        away = away - self.outwards * (away @ self.outwards)
+        away[2] = 0.0
+        return self.leaf + away / np.linalg.norm(away) * along + self.outwards * (self.thickness / 2 + gap)
+
+    def turned(self, point: np.ndarray, by: float) -> np.ndarray:
+        """A point turned about the hinge by an angle, in the direction that shuts the door."""
+        return self.anchor + rotation_z(-np.sign(self.angle) * by) @ (point - self.anchor)
+
+    @property
+    def outwards_when_shut(self) -> np.ndarray:
+        """Normal [3] of the opening."""
+        return rotation_z(-self.angle) @ self.outwards
 
 
 class Scene:
@@ -113,6 +140,20 @@ class Scene:
         geoms = self._geoms({int(self.model.jnt_bodyid[joint])})
         handle = max(geoms, key=lambda g: self.data.geom_xpos[g] @ outwards)
         return Slider(joint, outwards.copy(), self.data.geom_xpos[handle].copy())
+
+    def door(self, fixture: str) -> Door:
+        """The leaf is the bulkiest collision geom of the body on the fixture's first hinge."""
+        joint = self.joint_of_object(fixture)
+        angle = self.joint_value(joint)
+        geoms = self._geoms({int(self.model.jnt_bodyid[joint])})
+        leaf = max(geoms, key=lambda g: float(np.prod(self.model.geom_size[g])))
+        size, axes = self.model.geom_size[leaf], self.data.geom_xmat[leaf].reshape(3, 3)
+        thin = axes[:, size.argmin()]
+        anchor, centre = self.data.xanchor[joint].copy(), self.data.geom_xpos[leaf]
+        shutting = np.cross([0.0, 0.0, -np.sign(angle)], centre - anchor)
+        outwards = thin * -np.sign(thin @ shutting)
+        edge = centre + UP * float(np.abs(axes @ np.diag(size))[2].sum())
+        return Door(anchor, edge, outwards, float(2 * size.min()), angle)
 
     # -------------------------------------------------------------- point clouds
 

@@ -1,0 +1,62 @@
+"""Fixtures worked by the scripted expert: drawers, the microwave's door, the stove's knob, a dragged plate."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from configs.schema import EnvConfig, Look, Subset
+from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.replay import noop_mask
+from data_pipeline.sim.expert.expert import run_expert
+
+MICROWAVE = (Subset.LONG, 9)
+
+
+@contextmanager
+def environment(subset, task, assets="builtin"):
+    from data_pipeline.sim.environment import LiberoEnv
+
+    env = LiberoEnv(subset, task, EnvConfig(assets=assets, look=Look.LIGHT, resolution=64))
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def solve(env, init_state):
+    env.reset(0, init_state)
+    env.settle()
+    actions = []
+    attempt = run_expert(env, np.random.default_rng(init_state), MAX_STEPS[env.subset], actions.append)
+    assert attempt.success, attempt.reason
+    assert not noop_mask(np.array(actions)).any()
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize(
+    ("task", "init_state"),
+    [
+        (MICROWAVE, 11),  # the door leans into the hand's way
+    ],
+)
+def test_a_fixture_is_worked_within_the_limit_without_a_noop(task, init_state):
+    with environment(*task) as env:
+        solve(env, init_state)
+
+
+@pytest.mark.sim
+def test_a_door_turns_about_its_hinge_and_faces_outwards_when_shut():
+    from data_pipeline.sim.expert.scene import Scene
+
+    with environment(*MICROWAVE) as env:
+        env.reset(0, 0)
+        door = Scene(env).door("microwave_1")
+        inside = env.data.site("microwave_1_heating_region").xpos
+        face = door.before(0.0, 0.0)
+        shut = door.turned(face, abs(door.angle))
+        assert abs(door.angle) > 1.3
+        assert np.allclose(door.outwards_when_shut, [0, -1, 0], atol=1e-6)
+        assert abs(shut[0] - inside[0]) < 0.08  # before the opening, not beside it
+        assert 0.08 < inside[1] - shut[1] < 0.16
+        assert np.linalg.norm(shut - door.anchor) == pytest.approx(np.linalg.norm(face - door.anchor))
