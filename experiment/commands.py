@@ -25,7 +25,7 @@ from experiment.plan import (
     train_node,
     train_view,
 )
-from experiment.settings import choice_of, places_of, prepare, required_subset
+from experiment.settings import choice_of, data_workers, places_of, prepare, required_subset
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store, file_sha256
 from experiment.study import Study, run_study
@@ -67,7 +67,8 @@ def _experiment(values: Namespace) -> int:
             said.update(dict.fromkeys(prepared.said))
             config, sources = prepared.resolved.config, prepared.resolved.sources
             runs += [Run(config, subset, sources, prepared.variant) for subset in subsets]
-    study = _study(runs, places, values.num_workers, tuple(said))
+    workers = data_workers(values, runs[0].config, len(runs[0].sources))
+    study = _study(runs, places, workers, tuple(said))
     return run_study(study, choice_of(values, runs[0].config)).code
 
 
@@ -107,7 +108,7 @@ def _train(values: Namespace) -> int:
     subset, places = required_subset(values), places_of(values)
     prepared = prepare(compose.find_phase(values.phase), values, [subset])
     config, sources = prepared.resolved.config, prepared.resolved.sources
-    data = Data(config, sources, places, values.num_workers)
+    data = Data(config, sources, places, data_workers(values, config, len(sources)))
     given = {
         "annotate": (values.ecot_annotations, "annotations.json", data.annotate(subset)),
         "tokens": (values.flow_tokens, "flow_tokens.json", data.tokens(subset)),
@@ -118,7 +119,7 @@ def _train(values: Namespace) -> int:
         if path
     }
     run_ = Run(config, subset, sources, prepared.variant, substitutes)
-    node = train_node(run_, places, values.num_workers)
+    node = train_node(run_, places, data.workers)
     study = Study(
         places, (node,), (train_view(places, node), *expert_views(data)), title=node.label, decisions=prepared.said
     )

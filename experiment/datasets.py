@@ -13,7 +13,7 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from experiment import compose
 from experiment.plan import Data, demos_view, expert_views
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
-from experiment.settings import Prepared, choice_of, places_of, read_overrides, required_subset
+from experiment.settings import Prepared, choice_of, data_workers, places_of, read_overrides, required_subset
 from experiment.stages import StageNode, make_node, stored_node
 from experiment.store import COPY_BYTES, Store
 from experiment.study import Done, Study, run_study
@@ -27,7 +27,7 @@ def _data_for(values: Namespace, subset: Subset) -> tuple[Data, Prepared]:
     config = compose.compose(phase, [f"preset={preset}", *overrides])
     places = places_of(values)
     resolved = resolve(config, [subset], places.data_dir)
-    data = Data(resolved.config, resolved.sources, places, values.num_workers)
+    data = Data(resolved.config, resolved.sources, places, data_workers(values, resolved.config, len(resolved.sources)))
     return data, Prepared(resolved, (*said, *resolved.decisions), "")
 
 

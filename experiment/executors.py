@@ -118,7 +118,10 @@ class Worker:
 
 
 class LocalExecutor:
-    """Runs up to `cores` single-threaded stages at once, of those with models one per device. One `run` each."""
+    """Runs stages at once while their processes fit the cores; those with models one per device, where there are some.
+
+    One `run` each.
+    """
 
     def __init__(self, store: Store, cores: int, retries: int, display: Display, devices: Sequence[str] = ()) -> None:
         self.store = store
@@ -164,17 +167,25 @@ class LocalExecutor:
         self.display.refresh(self.board)
 
     def _start_ready(self) -> None:
-        busy = {worker.node.key for worker in self.workers if worker.node}
-        unfinished = self.pending.keys() | busy
+        unfinished = self.pending.keys() | {node.key for node in self._running()}
         ready = [n for n in self.pending.values() if not any(i.key in unfinished for i in n.inputs.values())]
+        full = False  # once a stage waits for its cores, no narrower one goes first: it would wait for ever
         for node in sorted(ready, key=lambda n: -self.priority[n.key]):
-            busy_kinds = [worker.kind for worker in self.workers if worker.node is not None]
-            if len(busy_kinds) >= self.cores:
-                return
-            if busy_kinds.count(node.worker) >= self.limits.get(node.worker, self.cores):
-                continue
-            del self.pending[node.key]
-            self._start(node)
+            if node.worker in self.limits:
+                fits = sum(n.worker == node.worker for n in self._running()) < self.limits[node.worker]
+            else:
+                fits = not full and self._cores_used() + min(node.cores, self.cores) <= self.cores
+                full = not fits
+            if fits:
+                del self.pending[node.key]
+                self._start(node)
+
+    def _running(self) -> list[StageNode]:
+        return [worker.node for worker in self.workers if worker.node is not None]
+
+    def _cores_used(self) -> int:
+        """By stages without a device: one that has a device leaves its core idle most of the time."""
+        return sum(min(node.cores, self.cores) for node in self._running() if node.worker not in self.limits)
 
     def _start(self, node: StageNode) -> None:
         idle = [worker for worker in self.workers if worker.kind == node.worker and worker.is_idle]

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 
@@ -39,7 +39,8 @@ def _places_flags(parser: Parser) -> None:
     parser.flag("data_dir", default="./data", help="demonstrations: libero_<subset>/*.hdf5")
     parser.flag("output_dir", default="./outputs", help="store, adapters, results")
     parser.flag("dry_run", action="store_true", help="say what would run, and why")
-    parser.flag("num_workers", type=int, default=1, help="processes inside a stage")
+    workers = "simulator processes of a stage, evaluation too; default: the cores, shared by the subsets of the run"
+    parser.flag("num_workers", type=int, help=f"{workers}; evaluation {EvalConfig.sim_workers}")
 
 
 def _subset_flag(parser: Parser) -> None:

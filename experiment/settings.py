@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, ExperimentConfig, Subset, canonical, check
+from configs.schema import ConfigError, ExperimentConfig, Subset, canonical, check, in_range
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
 from experiment.resolve import Resolved, device_names, needed_subsets, resolve, resolve_preset
-from experiment.study import Choice
+from experiment.study import Choice, usable_cores
 from experiment.survey import flatten
 
 FLAG_KEYS = {
@@ -51,6 +51,8 @@ def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
             raise ConfigError(f"a flag says {key}={value!r} and an override says {key}={given[key]!r}; keep one")
         if key not in given:
             overrides.append(f"{key}={text}")
+    if values.num_workers is not None and "eval.sim_workers" not in given:
+        overrides.append(f"eval.sim_workers={values.num_workers}")
     preset, said = resolve_preset(str(given.get("preset", "auto")))
     return preset, [said] if said else [], overrides
 
@@ -66,6 +68,21 @@ def _same(a: Any, b: Any) -> bool:
 def places_of(values: Namespace) -> Places:
     """Absolute folders of a run."""
     return Places(Path(values.output_dir).expanduser().absolute(), Path(values.data_dir).expanduser().absolute())
+
+
+def data_workers(values: Namespace, config: ExperimentConfig, subsets: int) -> int:
+    """Simulator processes of one data stage (demos, regenerate, annotate, flow): `--num_workers`, or the cores shared.
+
+    The data stages of one subset follow each other, so that alone they get every core; those of several subsets (the
+    tiny backbone needs all four) run side by side and share them. Two cores and four subsets: one process per stage,
+    because two stages with a process each need no second simulator per task. The executor counts a stage's processes
+    as cores, so that a larger `--num_workers` runs fewer stages at once. Evaluation has its own number,
+    `eval.sim_workers`, which the flag sets too unless it is given.
+    """
+    if values.num_workers is not None:
+        in_range("--num_workers", values.num_workers, 1)
+        return values.num_workers
+    return max(1, (config.executor.cores or usable_cores()) // subsets)
 
 
 def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:

@@ -129,6 +129,11 @@ class StageNode:
         return self.stored_key or self.spec.key
 
     @property
+    def cores(self) -> int:
+        """What it occupies: its slice's `workers`. (An evaluation's simulators and its policy take turns: one.)"""
+        return int(self.spec.config.get("workers", 1))
+
+    @property
     def is_stored(self) -> bool:
         """Whether this is a fixed store entry instead of something to build."""
         return bool(self.stored_key)

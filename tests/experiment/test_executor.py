@@ -84,6 +84,19 @@ def test_stages_with_models_take_one_device_each(tmp_path):
         assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
 
 
+def test_the_processes_inside_a_stage_are_counted_as_cores(tmp_path, capsys):
+    wide = [node(f"wide{i}", {"workers": 2}) for i in range(2)]
+    narrow = [node(f"narrow{i}", {"_sleep_s": 0.2}) for i in range(2)]
+    _, outcome = execute(tmp_path, *wide, *narrow, node("greedy", {"workers": 99}), cores=2)
+    assert outcome.exit_code() == 0
+    events = [line.split()[2::2] for line in capsys.readouterr().out.splitlines()]
+    running, most = set(), {}
+    for what, name in ((words[0], words[1]) for words in events):
+        (running.add if what == "start" else running.remove)(name)
+        most |= {other: max(most.get(other, 0), len(running)) for other in running}
+    assert most == {"wide0": 1, "wide1": 1, "greedy": 1, "narrow0": 2, "narrow1": 2}
+
+
 def test_longest_chain_first():
     a = node("a")
     b = node("b", inputs={"a": a})
