@@ -175,6 +175,7 @@ class DataConfig:
     source: str = "auto"  # auto | official | expert
     tasks: TaskSelection = TaskSelection()
     demos_per_task: int = 50  # of the expert; official files are used whole
+    skip_bad: bool = False  # leave out raw demonstrations that cannot be used, and list them
     test_fraction: float = 0.05
     seed: int = 42
 

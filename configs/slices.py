@@ -39,8 +39,8 @@ class OfficialSlice:
 
     subset: Subset
     tasks: tuple[int, ...]
-    files: tuple[tuple[str, str], ...]  # (file name, sha256)
-    folder: str = not_in_key("")
+    files: tuple[tuple[str, str], ...]  # (official file name, sha256)
+    paths: tuple[str, ...] = not_in_key(())  # where each of them lies, under whatever name
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class RegenerateSlice:
 
     subset: Subset
     env: EnvConfig
+    skip_bad: bool = False
     workers: int = not_in_key(1)
 
 

@@ -82,6 +82,20 @@ _TASKS: dict[Subset, tuple[str, ...]] = {
     ),
 }
 
+_OTHER_SENTENCES = {
+    "pick black bowl on cookies box and place it on plate": "pick black bowl on cookie box and place it on plate",
+    "pick black bowl next to cookies box and place it on plate": "pick black bowl next to cookie box and place it on plate",
+    "pick black bowl in top layer of wooden cabinet and place it on plate": (
+        "pick black bowl in top drawer of wooden cabinet and place it on plate"
+    ),
+    "open middle layer of drawer": "open middle drawer of cabinet",
+    "put wine bottle on top of drawer": "put wine bottle on top of cabinet",
+    "open top layer of drawer and put bowl inside": "open top drawer and put bowl inside",
+    "put bowl on top of drawer": "put bowl on top of cabinet",
+    "put cream cheese on bowl": "put cream cheese in bowl",
+}
+"""Sentences of LIBERO's BDDL files that name a thing otherwise than the file's name does, both as `_plain` has them."""
+
 _SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
 
 
@@ -122,6 +136,27 @@ def instruction(task_name: str) -> str:
     (The BDDL file's own `:language` differs for some tasks: "akita black bowl" for "black bowl".)
     """
     return _SCENE_PREFIX.sub("", task_name).replace("_", " ").lower()
+
+
+def has_scene_prefix(name: str) -> bool:
+    """Whether a BDDL stem begins with its scene, as those of libero_10 and libero_90 do."""
+    return _SCENE_PREFIX.match(name) is not None
+
+
+def task_in_words(subset: Subset, text: str) -> int | None:
+    """The task that a BDDL stem or a BDDL file's sentence names; None where that is no task of the suite."""
+    names = _TASKS[subset]
+    if text in names:
+        return names.index(text)
+    if has_scene_prefix(text):
+        return None  # of libero_90: other scenes, some with a sentence of ours
+    wanted = _OTHER_SENTENCES.get(_plain(text), _plain(text))
+    return next((i for i, name in enumerate(names) if _plain(name) == wanted), None)
+
+
+def _plain(text: str) -> str:
+    """A sentence without the words in which file names and BDDL sentences differ ("pick the akita black bowl")."""
+    return " ".join(word for word in instruction(text).split() if word not in ("the", "up", "akita"))
 
 
 def demo_file(folder: Path, subset: Subset, task_id: int) -> Path:

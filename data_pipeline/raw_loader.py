@@ -1,6 +1,7 @@
 """Read LIBERO's HDF5 demonstrations (the layout is in `hdf5_layout`), lazily and with errors that name the culprit.
 
-Official files lack what makes a replay of ours exact; `read_replay` says what stands in for it.
+Official files lack what makes a replay of ours exact; `read_replay` says what stands in for it. Their images and
+observations were taken *after* action t (their states before it): only regenerated ones are rows as `contract` says.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,22 @@ import numpy as np
 
 from configs.schema import ConfigError, Subset
 from configs.slices import OfficialSlice
-from data_pipeline.contract import ACTION_DIM, EnvironmentProblem, Episode, EpisodeId, StageContext
-from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS, SUFFIX, TaskInfo
-from data_pipeline.libero_utils import demo_file, instruction, task_names
+from data_pipeline.contract import CAMERAS, EnvironmentProblem, Episode, EpisodeId, StageContext
+from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, TaskInfo
+from data_pipeline.hdf5_reading import (
+    check_name_agrees,
+    data_attributes,
+    demo_group,
+    image_dataset,
+    json_attribute,
+    list_demos,
+    open_hdf5,
+    read_actions,
+    read_numbers,
+    read_text,
+    task_files,
+)
+from data_pipeline.libero_utils import instruction, task_names
 
 
 @dataclass(frozen=True)
@@ -41,94 +54,23 @@ class ReplayStart:
     model_file: str = field(repr=False, default="")
 
 
-@contextmanager
-def open_hdf5(path: Path) -> Generator[h5py.File]:
-    """Open for reading. Raises EnvironmentProblem on a file that is missing, truncated or damaged, then or later."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:  # locks fail on some network disks, and nobody writes
-            yield file
-    except OSError as error:
-        size = f"{path.stat().st_size} bytes" if path.exists() else "no such file"
-        raise EnvironmentProblem(
-            f"cannot read {path} ({size}): {error}\nIt is truncated or damaged: download or generate it again."
-        ) from error
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _read(group: h5py.Group, key: str, width: int | None = None, steps: int | None = None) -> np.ndarray:
-    """A whole numeric data set [T, n], checked. Raises ConfigError that names file, demonstration and key."""
-    where = f"{group.file.filename}: {group.name}/{key}"
-    item = group.get(key)
-    if not isinstance(item, h5py.Dataset):
-        present = ", ".join(group)
-        raise ConfigError(f"{where} is missing (present: {present}); remove this demonstration or make the file again")
-    values = item[()]
-    if values.ndim != 2 or (width is not None and values.shape[1] != width):
-        raise ConfigError(f"{where} has shape {list(values.shape)}; expected [T, {width or 'n'}]")
-    if len(values) == 0:
-        raise ConfigError(f"{where} is empty; remove this demonstration or make the file again")
-    if steps is not None and len(values) != steps:
-        raise ConfigError(f"{where} has {len(values)} rows where actions has {steps}")
-    if not np.isfinite(values).all():
-        row = int(np.argwhere(~np.isfinite(values))[0, 0])
-        raise ConfigError(f"{where} has a value that is not finite at step {row}; remove this demonstration")
-    return values
-
-
-def _read_actions(group: h5py.Group) -> np.ndarray:
-    """[T, 7], checked to lie in [-1, 1]."""
-    actions = _read(group, "actions", ACTION_DIM)
-    outside = np.argwhere(np.abs(actions) > 1 + 1e-6)
-    if len(outside):
-        step, dimension = outside[0].tolist()
-        raise ConfigError(
-            f"{group.file.filename}: {group.name}/actions is {actions[step, dimension]:g} at step {step}, dimension "
-            f"{dimension}; allowed: -1 to 1 (OSC pose deltas, then the gripper)"
-        )
-    return actions
-
-
-def _demo_group(file: h5py.File, demo: int) -> h5py.Group:
-    group = file.get(f"data/demo_{demo}")
-    if not isinstance(group, h5py.Group):
-        raise ConfigError(f"{file.filename}: data/demo_{demo} is missing")
-    return group
-
-
-def list_demos(path: Path) -> list[int]:
-    """Numbers of the demonstrations in a file, sorted."""
-    with open_hdf5(path) as file:
-        data = file.get("data")
-        names = list(data) if isinstance(data, h5py.Group) else []
-    demos = sorted(int(name.removeprefix("demo_")) for name in names if name.removeprefix("demo_").isdigit())
-    if not demos:
-        raise ConfigError(f"{path}: no demonstrations (groups data/demo_0, data/demo_1, ...) in this file")
-    return demos
-
-
-def read_task_info(path: Path) -> TaskInfo:
-    """The attributes of the group ``data``, and the instruction that evaluation gives, which is the file's name.
+def read_task_info(path: Path, task_name: str) -> TaskInfo:
+    """The attributes of the group ``data``, and the instruction that evaluation gives, which is the BDDL stem's.
 
     The file's own `language_instruction` is the BDDL sentence ("pick the akita black bowl ..."): training on it would
     teach sentences that no evaluation says.
     """
     with open_hdf5(path) as file:
-        attributes = dict(file["data"].attrs) if "data" in file else {}
-    try:
-        problem = json.loads(_text(attributes.get("problem_info", "{}")))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: attribute problem_info of data is not JSON ({error})") from error
-    task_name = path.name.removesuffix(SUFFIX)
+        attributes = data_attributes(file)
+    check_name_agrees(path, task_name, attributes)
+    where = f"{path}: data"
     return TaskInfo(
         task_name=task_name,
         instruction=instruction(task_name),
-        problem_name=str(problem.get("problem_name", "")),
-        bddl_file_name=_text(attributes.get("bddl_file_name", "")),
-        bddl_file_content=_text(attributes.get("bddl_file_content", "")),
-        env_args=json.loads(_text(attributes.get("env_args", "{}"))),
+        problem_name=str(json_attribute(attributes, "problem_info", where).get("problem_name", "")),
+        bddl_file_name=read_text(attributes.get("bddl_file_name", "")),
+        bddl_file_content=read_text(attributes.get("bddl_file_content", "")),
+        env_args=json_attribute(attributes, "env_args", where),
     )
 
 
@@ -149,16 +91,15 @@ def fixtures_of_model(model_file: str) -> dict[str, tuple[float, ...]]:
 
 def _fixtures(group: h5py.Group) -> dict[str, tuple[float, ...]]:
     if "fixture_poses" in group.attrs:
-        return {k: tuple(v) for k, v in _json_attribute(group, "fixture_poses").items()}
-    return fixtures_of_model(_text(group.attrs.get("model_file", "")))
-
-
-def _json_attribute(group: h5py.Group, name: str) -> dict[str, Any]:
-    """A JSON object; {} where there is none. Raises ConfigError that names file, demonstration and attribute."""
+        return {k: tuple(v) for k, v in json_attribute(group.attrs, "fixture_poses", _where(group)).items()}
     try:
-        return json.loads(_text(group.attrs.get(name, "{}")))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{group.file.filename}: {group.name}: attribute {name} is not JSON ({error})") from error
+        return fixtures_of_model(read_text(group.attrs.get("model_file", "")))
+    except ElementTree.ParseError as error:
+        raise ConfigError(f"{_where(group)}: attribute model_file is not XML ({error})") from error
+
+
+def _where(group: h5py.Group) -> str:
+    return f"{group.file.filename}: {group.name}"
 
 
 def read_replay(path: Path, demo: int) -> ReplayStart:
@@ -168,30 +109,26 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
     fixtures from their model_file.
     """
     with open_hdf5(path) as file:
-        group = _demo_group(file, demo)
-        actions = _read_actions(group)
-        states = _read(group, "states", steps=len(actions))
+        group = demo_group(file, demo)
+        actions = read_actions(group)
+        states = read_numbers(group, "states", steps=len(actions))
         ours = "settle_steps" in group.attrs
         return ReplayStart(
             actions=actions,
             states=states,
             init_state=np.asarray(group.attrs["init_state"]) if ours else states[0],
-            settle_steps=int(_text(group.attrs["settle_steps"])) if ours else 0,
+            settle_steps=int(read_text(group.attrs["settle_steps"])) if ours else 0,
             fixture_poses=_fixtures(group),
-            seed=int(_text(group.attrs.get("seed", 0))),
-            fingerprint=_json_attribute(group, "fingerprint"),
-            model_file=_text(group.attrs.get("model_file", "")),
+            seed=int(read_text(group.attrs.get("seed", 0))),
+            fingerprint=json_attribute(group.attrs, "fingerprint", _where(group)),
+            model_file=read_text(group.attrs.get("model_file", "")),
         )
 
 
 def read_frames(path: Path, demo: int, camera: str) -> np.ndarray:
     """uint8 [T, H, W, 3], ImageFrame.GL."""
     with open_hdf5(path) as file:
-        group = _demo_group(file, demo)
-        item = group.get(f"obs/{IMAGE_KEYS[camera]}")
-        if not isinstance(item, h5py.Dataset) or item.ndim != 4:
-            raise ConfigError(f"{path}: {group.name}/obs/{IMAGE_KEYS[camera]} is missing or not [T, H, W, 3]")
-        return item[()]
+        return image_dataset(demo_group(file, demo), camera)[()]
 
 
 class Hdf5Source:
@@ -200,24 +137,20 @@ class Hdf5Source:
     def __init__(self, folder: Path, subset: Subset) -> None:
         """Raises ConfigError where the folder holds no file of the subset, or a file that is not of it."""
         self.folder, self.subset = folder, subset
-        names = task_names(subset)
-        found = sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
-        strange = [name for name in found if name not in names]
-        if strange:
-            raise ConfigError(f"{folder / (strange[0] + SUFFIX)} is not of a task of subset {subset.value}")
-        if not found:
-            raise ConfigError(f"{folder} holds no *{SUFFIX} of subset {subset.value}")
-        self.tasks = tuple(sorted(names.index(name) for name in found))
+        self._files = task_files(folder, subset)
+        if not self._files:
+            raise ConfigError(f"{folder} holds no *.hdf5 of subset {subset.value}")
+        self.tasks = tuple(self._files)
         self._info: dict[int, TaskInfo] = {}
 
     def path(self, task_id: int) -> Path:
         """The file of one task."""
-        return demo_file(self.folder, self.subset, task_id)
+        return self._files[task_id]
 
     def info(self, task_id: int) -> TaskInfo:
         """What the task's file says about the task."""
         if task_id not in self._info:
-            self._info[task_id] = read_task_info(self.path(task_id))
+            self._info[task_id] = read_task_info(self.path(task_id), task_names(self.subset)[task_id])
         return self._info[task_id]
 
     def list(self) -> list[EpisodeId]:
@@ -228,20 +161,22 @@ class Hdf5Source:
         """One episode; images are read when asked for. Raises ConfigError that names file, demonstration and key."""
         path, info = self.path(episode.task_id), self.info(episode.task_id)
         with open_hdf5(path) as file:
-            group = _demo_group(file, episode.demo)
-            actions = _read_actions(group)
+            group = demo_group(file, episode.demo)
+            actions = read_actions(group)
             steps = len(actions)
+            for camera in CAMERAS:
+                image_dataset(group, camera, steps)
             keys = ("ee_pos", "ee_ori", "gripper_states")
-            proprio = [_read(group, f"obs/{key}", OBSERVATION_WIDTHS[key], steps) for key in keys]
+            proprio = [read_numbers(group, f"obs/{key}", OBSERVATION_WIDTHS[key], steps) for key in keys]
             return Episode(
                 id=episode,
                 task_name=info.task_name,
                 instruction=info.instruction,
                 actions=actions.astype(np.float32),
                 proprio=np.concatenate(proprio, axis=1).astype(np.float32),
-                states=_read(group, "states", steps=steps) if "states" in group else None,
+                states=read_numbers(group, "states", steps=steps) if "states" in group else None,
                 fixtures=_fixtures(group),
-                fingerprint=_json_attribute(group, "fingerprint"),
+                fingerprint=json_attribute(group.attrs, "fingerprint", _where(group)),
                 success=bool(group.attrs.get("success", True)),  # the official files hold successes only
                 read_frames=partial(read_frames, path, episode.demo),
             )
@@ -271,13 +206,13 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def run_official(config: OfficialSlice, context: StageContext) -> list[str]:
-    """Stage `official`: put LIBERO's own files, checked against their digests, into the stage's output."""
-    for done, (name, digest) in enumerate(config.files):
+    """Stage `official`: LIBERO's own files, checked against their digests, under their official names."""
+    for done, ((name, digest), path) in enumerate(zip(config.files, config.paths, strict=True)):
         context.checkpoint()
         context.report(done, len(config.files), name)
-        source, target = Path(config.folder) / name, context.work / name
+        source, target = Path(path), context.work / name
         if not source.is_file():
-            raise EnvironmentProblem(f"{source} is missing; fetch the demonstrations of {config.subset.value} again")
+            raise EnvironmentProblem(f"{source} is missing; start the run again")
         found = file_digest(source)
         if found != digest:
             raise EnvironmentProblem(f"{source} has changed: sha256 {found}, expected {digest}; start the run again")

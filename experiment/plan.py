@@ -88,15 +88,15 @@ class Data:
         if source.kind == EXPERT:
             config = DemosSlice(subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers)
             return make_node("demos", subset.value, config, {})
-        files = official_files(source, subset, tasks, self.places.store / "file_digests.json")
-        return make_node("official", subset.value, OfficialSlice(subset, tasks, files, str(source.folder)), {})
+        files, paths = official_files(source, subset, tasks, self.places.store / "file_digests.json")
+        return make_node("official", subset.value, OfficialSlice(subset, tasks, files, paths), {})
 
     def regenerate(self, subset: Subset) -> StageNode:
         """Replayed, filtered demonstrations. Files that are already clean stand for themselves."""
         demos = self.demos(subset)
         if self.sources[subset].clean:
             return demos
-        config = RegenerateSlice(subset, self.config.env, self.workers)
+        config = RegenerateSlice(subset, self.config.env, self.config.data.skip_bad, self.workers)
         return make_node("regenerate", subset.value, config, {"demos": demos})
 
     def split(self, subset: Subset) -> StageNode:

@@ -85,6 +85,10 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path)
     sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
     for source in sources.values():
         check_drawn_alike(source, env)
+        check(
+            not (config.data.skip_bad and source.clean),
+            f"data.skip_bad acts where raw files are regenerated, and {source.folder} is clean already; leave it out",
+        )
     backend = _resolve_flow(config.flow.backend, sources)
     if config.env.assets == "auto":
         decisions.append(f"assets: {env.assets} (env.assets)")
@@ -123,9 +127,8 @@ def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:
     name = f"libero_{subset.value}"
     raise EnvironmentProblem(
         f"no LIBERO demonstrations (*.hdf5) in {data_dir / name} or {data_dir / (name + '_clean')}. Download "
-        f"{SUITE_OF[subset]} there (LIBERO's benchmark_scripts/download_libero_datasets.py, or `hf download "
-        f"yifengzhu-hf/LIBERO-datasets --repo-type dataset --include '{SUITE_OF[subset]}/*'`), or use the scripted "
-        "expert's demonstrations: data.source=expert"
+        f"{SUITE_OF[subset]} there (`nora-ecot download --subset {subset.value}` says how, or does it with "
+        "--use-hub), or use the scripted expert's demonstrations: data.source=expert"
     )
 
 
@@ -137,20 +140,25 @@ def made_by_expert(folder: Path) -> bool:
 
 def official_files(
     source: DataSource, subset: Subset, tasks: Iterable[int], cache_file: Path
-) -> tuple[tuple[str, str], ...]:
-    """(name, sha256) of the chosen tasks' files. Raises EnvironmentProblem that names a missing one."""
+) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """Of the chosen tasks: (official name, sha256) of each file, and where it lies.
+
+    Raises EnvironmentProblem that names the missing ones.
+    """
+    from data_pipeline.hdf5_reading import task_files  # h5py and scipy: only where files are read
+
     assert source.folder is not None
-    paths = [demo_file(source.folder, subset, task) for task in tasks]
-    missing = [path for path in paths if not path.is_file()]
+    found, chosen = task_files(source.folder, subset), tuple(tasks)
+    missing = [demo_file(source.folder, subset, task) for task in chosen if task not in found]
     if missing:
         raise EnvironmentProblem(
-            f"{missing[0]} is missing ({len(missing)} of {len(paths)} files of the chosen tasks); complete the "
+            f"{missing[0]} is missing ({len(missing)} of {len(chosen)} files of the chosen tasks); complete the "
             f"download, choose tasks with data.tasks.{subset.value}=[...], or use data.source=expert"
         )
     digests = _DigestCache(cache_file)
-    files = tuple((path.name, digests.of(path)) for path in paths)
+    files = tuple((demo_file(source.folder, subset, task).name, digests.of(found[task])) for task in chosen)
     digests.save()
-    return files
+    return files, tuple(str(found[task]) for task in chosen)
 
 
 def _candidates(subset: Subset, data_dir: Path) -> list[tuple[Path, bool]]:
