@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import EnvConfig, Subset
+from configs.schema import ConfigError, EnvConfig, Subset
 from configs.slices import RegenerateSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoWriter, TaskInfo
-from data_pipeline.libero_utils import SUITE_OF, demo_file
-from data_pipeline.raw_loader import Hdf5Source
-from data_pipeline.replay import Verdict, regenerate_demo
+from data_pipeline.libero_utils import demo_file
+from data_pipeline.metainfo import Verdict, metainfo_name, write_metainfo
+from data_pipeline.raw_loader import Hdf5Source, read_replay
+from data_pipeline.replay import regenerate_demo
 from data_pipeline.sim.pool import run_jobs
 
 if TYPE_CHECKING:
@@ -92,16 +93,20 @@ def _at_resolution(info: TaskInfo, resolution: int) -> TaskInfo:
     return replace(info, env_args=args)
 
 
-def assemble(jobs: list[Job], source: Hdf5Source, config: RegenerateSlice, folder: Path) -> list[str]:
+def assemble(
+    jobs: list[Job], bad: Mapping[EpisodeId, str], source: Hdf5Source, config: RegenerateSlice, folder: Path
+) -> list[str]:
     """Put finished demonstrations together: one file per task, and the metainfo. Returns their names.
 
-    Raises EnvironmentProblem where a task has none left.
+    bad: the reason for each that was skipped. Raises EnvironmentProblem where a task has none left.
     """
     outputs, metainfo = [], {}
     for task in source.tasks:
         info = source.info(task)
-        verdicts = {job: job.verdict() for job in jobs if job.episode.task_id == task}
-        kept = [job for job, verdict in verdicts.items() if verdict.dropped is None]
+        done = [job for job in jobs if job.episode.task_id == task]
+        verdicts = {job.episode: job.verdict() for job in done}
+        verdicts |= {episode: Verdict.of_bad(reason) for episode, reason in bad.items() if episode.task_id == task}
+        kept = [job for job in done if verdicts[job.episode].dropped is None]
         if not kept:
             reasons = sorted({str(v.dropped) for v in verdicts.values()})
             raise EnvironmentProblem(
@@ -114,29 +119,45 @@ def assemble(jobs: list[Job], source: Hdf5Source, config: RegenerateSlice, folde
             for job in kept:
                 writer.add_file(job.episode.demo, job.part)
         outputs.append(target.name)
-        metainfo[info.task_name] = {f"demo_{job.episode.demo}": asdict(v) for job, v in verdicts.items()}
-    name = f"{SUITE_OF[config.subset]}_metainfo.json"
-    partial_file = folder / (name + ".partial")
-    partial_file.write_text(json.dumps(metainfo, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial_file, folder / name)
+        metainfo[info.task_name] = {f"demo_{episode.demo}": verdict for episode, verdict in sorted(verdicts.items())}
+    name = metainfo_name(config.subset)
+    write_metainfo(folder / name, metainfo)
     return [*outputs, name]
+
+
+def bad_demonstrations(source: Hdf5Source) -> dict[EpisodeId, str]:
+    """Which demonstrations cannot be used, and why. Reads and checks all but the pixels: milliseconds each."""
+    bad: dict[EpisodeId, str] = {}
+    for episode in source.list():
+        try:
+            source.open(episode)
+            read_replay(source.path(episode.task_id), episode.demo)
+        except ConfigError as problem:
+            bad[episode] = str(problem)
+    return bad
 
 
 def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv) -> list[str]:
     """The stage with the environment passed in (a picklable callable).
 
-    Raises ConfigError for the first demonstration that cannot be used, before any is replayed.
+    Raises ConfigError for the first demonstration that cannot be used, before any is replayed; with
+    `config.skip_bad` such demonstrations are left out and listed.
     """
     source = Hdf5Source(context.inputs["demos"], config.subset)
-    for episode in source.list():
-        source.open(episode)  # reads and checks all but the images: milliseconds each
+    bad = bad_demonstrations(source)
+    if bad and not config.skip_bad:
+        raise ConfigError(
+            f"{next(iter(bad.values()))}\n{len(bad)} of {len(source.list())} demonstrations cannot be used; "
+            "--skip-bad (data.skip_bad=true) leaves such demonstrations out and lists them"
+        )
     parts = context.work / "parts"
     jobs = [
         Job(e, source.path(e.task_id), parts / f"{e.task_id:02d}" / f"{e.demo:04d}.hdf5", config.env)
         for e in source.list()
+        if e not in bad
     ]
     run_jobs(jobs, partial(Regenerator, make_env), config.workers, context, lambda job: str(job.episode))
-    return assemble(jobs, source, config, context.work)
+    return assemble(jobs, bad, source, config, context.work)
 
 
 def make_libero_env(subset: Subset, task_id: int, config: EnvConfig) -> LiberoEnv:

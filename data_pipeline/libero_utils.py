@@ -84,7 +84,9 @@ _TASKS: dict[Subset, tuple[str, ...]] = {
 
 _OTHER_SENTENCES = {
     "pick black bowl on cookies box and place it on plate": "pick black bowl on cookie box and place it on plate",
-    "pick black bowl next to cookies box and place it on plate": "pick black bowl next to cookie box and place it on plate",
+    "pick black bowl next to cookies box and place it on plate": (
+        "pick black bowl next to cookie box and place it on plate"
+    ),
     "pick black bowl in top layer of wooden cabinet and place it on plate": (
         "pick black bowl in top drawer of wooden cabinet and place it on plate"
     ),

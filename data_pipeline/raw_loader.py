@@ -7,7 +7,6 @@ observations were taken *after* action t (their states before it): only regenera
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping

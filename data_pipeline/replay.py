@@ -15,6 +15,7 @@ import numpy as np
 
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import DemoRecord, copy_demo, write_demo
+from data_pipeline.metainfo import Verdict
 from data_pipeline.raw_loader import ReplayStart, read_replay
 
 if TYPE_CHECKING:
@@ -34,19 +35,6 @@ class Replay:
     observations: Mapping[str, np.ndarray]  # float64 [T, n]
     images: Mapping[str, np.ndarray]  # camera -> uint8 [T, R, R, 3], ImageFrame.GL; {} where not drawn
     success: bool  # after the last action
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one demonstration; an entry of the metainfo file."""
-
-    success: bool
-    initial_state: list[float]  # before settling
-    steps: int  # kept
-    noops_removed: int
-    images: str  # reused | rendered | none
-    max_state_deviation: float | None  # from the source's states; None where no-ops were left out
-    dropped: str | None  # why
 
 
 # ------------------------------------------------------------------ the filter
@@ -74,12 +62,22 @@ def max_deviation(states: np.ndarray, stored: np.ndarray) -> float:
 # ------------------------------------------------------------------ one demonstration
 
 
+def cannot_start(env: LiberoEnv, start: ReplayStart) -> str | None:
+    """Why the simulator cannot be put where the demonstration began, None where it can."""
+    expected, unknown = len(env.state()), sorted(set(env.fixture_poses()) - set(start.fixture_poses))
+    if len(start.init_state) != expected:
+        return f"its states have {len(start.init_state)} numbers, this simulator's {expected}: other assets or versions"
+    if unknown:
+        return f"the places of {', '.join(unknown)} are unknown: attribute model_file lacks them"
+    return None
+
+
 def begin_replay(env: LiberoEnv, start: ReplayStart) -> None:
     """Put the simulator where the demonstration's row 0 was."""
     env.reset(start.seed, start.init_state)
     fixtures = env.fixture_poses()
-    wanted = {name: pose for name, pose in start.fixture_poses.items() if name in fixtures}
-    if wanted and wanted != fixtures:  # ours are already there: the seed placed them
+    wanted = {name: start.fixture_poses[name] for name in fixtures}
+    if wanted != fixtures:  # ours are already there: the seed placed them
         env.set_fixture_poses(wanted)
         env.set_state(start.init_state)
     if start.settle_steps:
@@ -123,9 +121,9 @@ def regenerate_demo(env: LiberoEnv, source: Path, demo: int, target: Path, *, ke
         noops_removed=int(noops.sum()),
         images="none",
         max_state_deviation=None,
-        dropped="every action is a no-op",
+        dropped=cannot_start(env, start) or ("every action is a no-op" if len(actions) == 0 else None),
     )
-    if len(actions) == 0:
+    if verdict.dropped:
         return verdict
     may_reuse = not noops.any() and dict(start.fingerprint) == fingerprint
     seen = replay(env, start, actions, () if may_reuse else CAMERAS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import runpy
 from pathlib import Path
 
@@ -39,6 +40,26 @@ def test_tasks_are_liberos_in_its_order(subset: Subset) -> None:
     for task_id, name in enumerate(table[suite]):
         assert libero_utils.task_id_of(subset, name) == task_id
         assert (root / "bddl_files" / suite / f"{name}.bddl").is_file()
+
+
+@pytest.mark.parametrize("subset", list(Subset))
+def test_a_task_is_known_by_its_stem_and_by_its_bddl_sentence(subset: Subset) -> None:
+    spec = importlib.util.find_spec("libero")
+    assert spec is not None
+    root = Path(next(iter(spec.submodule_search_locations or []))) / "libero" / "bddl_files"
+    for task_id, name in enumerate(libero_utils.task_names(subset)):
+        content = (root / libero_utils.SUITE_OF[subset] / f"{name}.bddl").read_text()
+        sentence = re.search(r"\(:language\s+([^)]*)\)", content)
+        assert sentence is not None
+        for text in (name, sentence[1].strip()):
+            assert libero_utils.task_in_words(subset, text) == task_id
+            assert [s for s in Subset if libero_utils.task_in_words(s, text) is not None] == [subset]
+
+
+def test_another_scenes_task_is_not_known_by_its_sentence() -> None:
+    stem = "KITCHEN_SCENE3_turn_on_the_stove"  # of libero_90
+    assert libero_utils.task_in_words(Subset.GOAL, "turn_on_the_stove") == 7
+    assert all(libero_utils.task_in_words(subset, stem) is None for subset in Subset)
 
 
 def test_instructions_lose_the_scene_and_the_underscores() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 import time
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from configs.schema import ConfigError, Subset
 from configs.slices import OfficialSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo
+from data_pipeline.hdf5_reading import list_demos, task_files, task_of_file
 from data_pipeline.libero_utils import demo_file
-from data_pipeline.raw_loader import Hdf5Source, file_digest, fixtures_of_model, list_demos, read_replay, run_official
+from data_pipeline.raw_loader import Hdf5Source, file_digest, fixtures_of_model, read_replay, run_official
 from tests.helpers.synthetic import make_record, write_synthetic_subset
 
+ROOT = Path(__file__).parents[2]
 FIRST = EpisodeId(Subset.OBJECT, 0, 0)
 SENTENCE = "pick up the alphabet soup and place it in the basket"
 INFO = TaskInfo("pick_up", "pick up the thing", "problem", "a.bddl", "(define)", {"env_kwargs": {}})
@@ -169,22 +172,17 @@ def test_training_reads_the_sentence_that_evaluation_says(tmp_path: Path, record
 # ------------------------------------------------------------------ laziness
 
 
-def test_fifty_demonstrations_at_256_px_cost_little_memory(tmp_path: Path) -> None:
-    """Listing and opening reads no image; 50 demonstrations of 150 steps would be 2.9 GB of pixels."""
-    record = make_record(np.random.default_rng(0), steps=150, size=4)
-    pixels = np.zeros((150, 256, 256, 3), np.uint8)
-    record = replace(record, images={AGENTVIEW: pixels, WRIST: pixels})
-    write_demo(tmp_path / "part", record)
-    with DemoWriter(demo_file(tmp_path, Subset.OBJECT, 0), INFO) as writer:
-        for demo in range(50):
-            writer.add_file(demo, tmp_path / "part")
-    tracemalloc.start()
-    source = Hdf5Source(tmp_path, Subset.OBJECT)
-    episodes = [source.open(e) for e in source.list()]
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(episodes) == 50
-    assert peak < 20e6
+@pytest.mark.parametrize("demos", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_demonstrations_at_256_px_cost_little_memory(demos: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """An official file (contiguous, uncompressed) of demonstrations of 150 steps, in a process of its own."""
+    command = [sys.executable, "benchmarks/bench_loader.py", "--demos", str(demos)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    figures = json.loads(done.stdout)
+    with capsys.disabled():
+        print(f"\nloader: {done.stdout.strip()}")
+    assert figures["reference_mb"] > 58 * demos
+    assert figures["open_all_mb"] < 20
+    assert figures["peak_growth_mb"] < 100, "one camera of one demonstration has 29 MB"
 
 
 def test_an_opened_episode_crosses_to_another_process(folder: Path) -> None:
@@ -213,7 +211,8 @@ NAN[4, 2] = np.nan
         ("actions", None, "is missing"),
         ("actions", NAN, "not finite at step 4"),
         ("actions", np.zeros((0, 7)), "is empty"),
-        ("actions", np.zeros((12, 6)), r"shape \[12, 6\]; expected \[T, 7\]"),
+        ("actions", np.zeros((12, 6)), r"is float64 \[12, 6\]; expected numbers \[T, 7\]"),
+        ("actions", np.full((12, 7), b"x"), r"is \|S1 \[12, 7\]; expected numbers"),
         (
             "actions",
             np.full((12, 7), 0.05) * np.arange(12)[:, None] * 2,
@@ -222,6 +221,10 @@ NAN[4, 2] = np.nan
         ("obs/ee_pos", None, "is missing"),
         ("obs/ee_pos", np.zeros((11, 3)), "has 11 rows where actions has 12"),
         ("states", np.full((12, 20), np.inf), "not finite at step 0"),
+        ("obs/agentview_rgb", None, "is missing"),
+        ("obs/agentview_rgb", np.zeros((12, 16, 16, 3)), r"is float64 \[12, 16, 16, 3\]; expected uint8"),
+        ("obs/eye_in_hand_rgb", np.zeros((12, 16, 16), np.uint8), r"is uint8 \[12, 16, 16\]; expected uint8 \[T, H"),
+        ("obs/eye_in_hand_rgb", np.zeros((13, 16, 16, 3), np.uint8), "has 13 rows where actions has 12"),
     ],
 )
 def test_a_bad_demonstration_is_named(folder: Path, key: str, values: np.ndarray | None, message: str) -> None:
@@ -241,24 +244,51 @@ def test_a_damaged_attribute_is_named(folder: Path) -> None:
         Hdf5Source(folder, Subset.OBJECT).open(FIRST)
 
 
-def test_missing_images_are_named(folder: Path) -> None:
-    damage(demo_file(folder, Subset.OBJECT, 0), "obs/agentview_rgb", None)
-    episode = Hdf5Source(folder, Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 0, 1))
-    with pytest.raises(ConfigError, match="/data/demo_1/obs/agentview_rgb is missing"):
-        episode.frames(AGENTVIEW)
+def test_an_empty_demonstration_is_named(folder: Path) -> None:
+    path = demo_file(folder, Subset.OBJECT, 0)
+    with h5py.File(path, "r+") as file:
+        file["data"].create_group("demo_9")
+    with pytest.raises(ConfigError, match=r"data/demo_9/actions is missing \(present: \)"):
+        Hdf5Source(folder, Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 0, 9))
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.0])
-def test_a_truncated_file_is_named_with_the_remedy(folder: Path, keep: float) -> None:
+def test_a_model_that_is_no_xml_is_named(tmp_path: Path, record: DemoRecord) -> None:
+    path = demo_file(tmp_path, Subset.OBJECT, 0)
+    official_file(path, record, "<mujoco><worldbody>")
+    with pytest.raises(ConfigError, match=f"{path}: /data/demo_0: attribute model_file is not XML"):
+        read_replay(path, 0)
+
+
+NO_HDF5 = {
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "is a git-LFS pointer"),
+    "page": (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page"),
+    "archive": (b"PK\x03\x04....", "is a zip archive"),
+    "nothing": (b"", "0 bytes, truncated or damaged"),
+    "noise": (b"x" * 100, "100 bytes, truncated or damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_HDF5)
+@pytest.mark.parametrize("name", ["", "task1.hdf5"])
+def test_what_is_not_hdf5_is_called_what_it_is(folder: Path, kind: str, name: str) -> None:
+    content, message = NO_HDF5[kind]
+    path = folder / name if name else demo_file(folder, Subset.OBJECT, 1)
+    path.write_bytes(content)
+    with pytest.raises(EnvironmentProblem, match=message) as error:
+        Hdf5Source(folder, Subset.OBJECT).list()
+    assert str(path) in str(error.value)
+
+
+def test_a_truncated_file_is_named_with_the_remedy(folder: Path) -> None:
     path = demo_file(folder, Subset.OBJECT, 1)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    with pytest.raises(EnvironmentProblem, match="truncated or damaged: download or generate it again") as error:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(EnvironmentProblem, match=r"truncated or damaged.*download it again") as error:
         Hdf5Source(folder, Subset.OBJECT).list()
     assert str(path) in str(error.value)
 
 
 def test_a_file_without_demonstrations_and_a_folder_without_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no \*_demo.hdf5 of subset object"):
+    with pytest.raises(ConfigError, match=r"holds no \*.hdf5 of subset object"):
         Hdf5Source(tmp_path, Subset.OBJECT)
     path = demo_file(tmp_path, Subset.OBJECT, 0)
     h5py.File(path, "w").close()
@@ -266,9 +296,58 @@ def test_a_file_without_demonstrations_and_a_folder_without_files(tmp_path: Path
         Hdf5Source(tmp_path, Subset.OBJECT).list()
 
 
+# ------------------------------------------------------------------ which task a file is of
+
+
+def rename(folder: Path, task: int, name: str, **attributes: str) -> Path:
+    """Give a file of a synthetic subset another name and other attributes of `data`; "" takes one away."""
+    path = demo_file(folder, Subset.OBJECT, task).rename(folder / name)
+    with h5py.File(path, "r+") as file:
+        for key, value in attributes.items():
+            file["data"].attrs[key] = value
+            if not value:
+                del file["data"].attrs[key]
+    return path
+
+
+def test_a_file_may_have_any_name(folder: Path) -> None:
+    """The README's task1.hdf5: the attributes say what it is of."""
+    first = rename(folder, 0, "task2.hdf5")
+    spoken = json.dumps({"language_instruction": "Pick the cream cheese and place it in the basket"})
+    second = rename(folder, 1, "task1.hdf5", bddl_file_name="", problem_info=spoken)
+    (folder / "._task1.hdf5").write_bytes(b"what macOS leaves in archives")
+    assert task_files(folder, Subset.OBJECT) == {0: first, 1: second}
+    episode = Hdf5Source(folder, Subset.OBJECT).open(FIRST)
+    assert (episode.task_name, episode.instruction) == (SENTENCE.replace(" ", "_"), SENTENCE)
+
+
+def test_two_files_of_one_task_are_refused(folder: Path) -> None:
+    copy = folder / "again.hdf5"
+    copy.write_bytes(demo_file(folder, Subset.OBJECT, 1).read_bytes())
+    with pytest.raises(ConfigError, match="both hold the task pick_up_the_cream_cheese_and_place") as error:
+        Hdf5Source(folder, Subset.OBJECT)
+    assert str(copy) in str(error.value)
+    assert str(demo_file(folder, Subset.OBJECT, 1)) in str(error.value)
+
+
 def test_a_file_of_another_subset_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="is not of a task of subset goal"):
+    with pytest.raises(ConfigError, match="is not of a task of libero_goal: it is of libero_object"):
         Hdf5Source(folder, Subset.GOAL)
+
+
+def test_an_unknown_file_is_refused_with_what_it_calls_itself(folder: Path) -> None:
+    path = rename(folder, 0, "task9.hdf5", bddl_file_name="x/KITCHEN_SCENE3_turn_on_the_stove.bddl", problem_info="")
+    for subset in Subset:  # of libero_90; "turn on the stove" alone would be a task of goal
+        with pytest.raises(ConfigError, match=r"attributes name one \(task9, KITCHEN_SCENE3_turn_on_the_stove\)"):
+            task_of_file(path, subset)
+
+
+def test_a_file_named_after_another_task_is_refused(folder: Path) -> None:
+    demo_file(folder, Subset.OBJECT, 0).rename(demo_file(folder, Subset.OBJECT, 4))
+    with pytest.raises(
+        ConfigError, match=r"is named after the task pick_up_the_ketchup.*and holds pick_up_the_alphabet"
+    ):
+        Hdf5Source(folder, Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 4, 0))
 
 
 def test_paths_with_spaces_and_chinese(tmp_path: Path) -> None:
@@ -280,18 +359,21 @@ def test_paths_with_spaces_and_chinese(tmp_path: Path) -> None:
 
 
 def official_slice(folder: Path) -> OfficialSlice:
-    files = sorted(folder.glob("*.hdf5"))
-    return OfficialSlice(Subset.OBJECT, (0, 1), tuple((f.name, file_digest(f)) for f in files), str(folder))
+    files = task_files(folder, Subset.OBJECT)
+    names = tuple((demo_file(folder, Subset.OBJECT, task).name, file_digest(path)) for task, path in files.items())
+    return OfficialSlice(Subset.OBJECT, tuple(files), names, tuple(map(str, files.values())))
 
 
 def test_official_links_what_it_checked(folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
+    renamed = rename(folder, 0, "task1.hdf5")
     config = official_slice(folder)
     for _ in range(2):  # the second time over an earlier attempt's work
         outputs = run_official(config, StageContext(work=work, inputs={}))
     assert outputs == [name for name, _ in config.files]
-    assert all((work / name).samefile(folder / name) for name in outputs)
+    assert outputs == [demo_file(folder, Subset.OBJECT, task).name for task in (0, 1)]
+    assert (work / outputs[0]).samefile(renamed)
     assert sorted(p.name for p in work.iterdir()) == outputs
 
 

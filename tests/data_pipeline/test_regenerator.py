@@ -18,8 +18,9 @@ from data_pipeline.contract import AGENTVIEW, CAMERAS, EnvironmentProblem, Episo
 from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, DemoRecord, DemoWriter, TaskInfo, write_demo
 from data_pipeline.libero_regenerator import make_libero_env, regenerate
 from data_pipeline.libero_utils import demo_file, task_names
+from data_pipeline.metainfo import read_metainfo, table
 from data_pipeline.raw_loader import Hdf5Source, read_replay
-from data_pipeline.replay import max_deviation, noop_mask, regenerate_demo, replay
+from data_pipeline.replay import cannot_start, max_deviation, noop_mask, regenerate_demo, replay
 from tests.helpers.synthetic import smooth_actions
 
 
@@ -129,9 +130,11 @@ def demos(tmp_path: Path) -> Path:
     return folder
 
 
-def run(demos: Path, work: Path, resolution: int = 64, workers: int = 1, **context: Any) -> list[str]:
+def run(
+    demos: Path, work: Path, resolution: int = 64, workers: int = 1, skip_bad: bool = False, **context: Any
+) -> list[str]:
     work.mkdir(exist_ok=True)
-    config = RegenerateSlice(Subset.OBJECT, EnvConfig(resolution=resolution), workers)
+    config = RegenerateSlice(Subset.OBJECT, EnvConfig(resolution=resolution), skip_bad, workers)
     return regenerate(config, StageContext(work=work, inputs={"demos": demos}, **context), fake_env)
 
 
@@ -226,6 +229,7 @@ def test_same_environment_reuses_images_and_keeps_numbers(demos: Path, tmp_path:
         "images": "reused",
         "max_state_deviation": 0.0,
         "dropped": None,
+        "skipped": False,
     }
     one = EpisodeId(Subset.OBJECT, 0, 5)
     before, after = (Hdf5Source(folder, Subset.OBJECT).open(one) for folder in (demos, tmp_path / "work"))
@@ -275,13 +279,53 @@ def test_workers_change_nothing(demos: Path, tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_bad_demonstration_stops_the_stage_before_any_replay(demos: Path, tmp_path: Path) -> None:
+def spoil(demos: Path) -> None:
+    """A NaN in demo_17 and a key missing in demo_2 of task 3."""
     with h5py.File(demo_file(demos, Subset.OBJECT, 3), "r+") as file:
         file["data/demo_17/actions"][2, 1] = np.nan
+        del file["data/demo_2/obs/ee_pos"]
+
+
+def test_a_bad_demonstration_stops_the_stage_before_any_replay(demos: Path, tmp_path: Path) -> None:
+    spoil(demos)
     FakeEnv.made = 0
-    with pytest.raises(ConfigError, match=r"demo_17/actions has a value that is not finite at step 2"):
+    with pytest.raises(ConfigError, match=r"demo_2/obs/ee_pos is missing(?s:.*)2 of 6 demonstrations.*--skip-bad"):
         run(demos, tmp_path / "work")
     assert FakeEnv.made == 0
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_bad_demonstrations_can_be_skipped_and_are_listed(demos: Path, tmp_path: Path) -> None:
+    spoil(demos)
+    path = demo_file(demos, Subset.OBJECT, 3)
+    with DemoWriter(tmp_path / "more", TaskInfo(task_names(Subset.OBJECT)[3], "do it")) as writer:
+        env = FakeEnv(Subset.OBJECT, 3, EnvConfig(resolution=64))
+        writer.add(30, record_of(env, moving_actions(9), np.zeros(4), seed=1, settle_steps=3))
+    with h5py.File(tmp_path / "more") as more, h5py.File(path, "r+") as file:
+        more.copy(more["data/demo_30"], file["data"])
+    run(demos, tmp_path / "work", skip_bad=True)
+    task = task_names(Subset.OBJECT)[3]
+    info = metainfo(tmp_path / "work")[task]
+    assert list(info) == ["demo_2", "demo_5", "demo_17", "demo_30"]
+    assert [info[demo]["skipped"] for demo in info] == [True, False, True, False]
+    assert f"{path}: /data/demo_17/actions has a value that is not finite at step 2" in info["demo_17"]["dropped"]
+    assert [e.demo for e in Hdf5Source(tmp_path / "work", Subset.OBJECT).list() if e.task_id == 3] == [30]
+    lines = table(read_metainfo(tmp_path / "work" / "libero_object_metainfo.json")).splitlines()
+    assert " ".join(lines[0].split()) == "task demos kept failed skipped noop steps reused rendered deviation"
+    assert lines[2].split() == [task, "4", "1", "1", "2", "0", "1", "0", "0.0e+00"]
+    assert lines[3].split() == ["together", "7", "4", "1", "2", "0", "4", "0", "0.0e+00"]
+    assert lines[4].startswith(f"skipped: {task}, demo_2: {path}: /data/demo_2/obs/ee_pos is missing")
+    assert lines[5] == f"failed: {task}, demo_5: the task is not solved at the end of the replay"
+
+
+def test_a_demonstration_of_another_simulator_is_dropped_with_the_reason(demos: Path, tmp_path: Path) -> None:
+    env = FakeEnv(Subset.OBJECT, 0, EnvConfig(resolution=64))
+    start = read_replay(demo_file(demos, Subset.OBJECT, 0), 2)
+    assert cannot_start(env, start) is None  # type: ignore[arg-type]
+    wider = replace(start, init_state=np.zeros(9))
+    assert "have 9 numbers, this simulator's 4" in str(cannot_start(env, wider))  # type: ignore[arg-type]
+    unplaced = replace(start, fixture_poses={"robot0_base": (0.0,) * 7})
+    assert "the places of shelf_main are unknown" in str(cannot_start(env, unplaced))  # type: ignore[arg-type]
 
 
 def test_official_demonstrations_start_from_their_first_state_and_their_own_fixtures(

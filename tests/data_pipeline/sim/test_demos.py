@@ -16,7 +16,8 @@ import pytest
 from configs.schema import ConfigError, EnvConfig, Look, Subset
 from configs.slices import DemosSlice
 from data_pipeline.contract import AGENTVIEW, WRIST, EpisodeId, StageContext
-from data_pipeline.raw_loader import Hdf5Source, list_demos, read_replay
+from data_pipeline.hdf5_reading import list_demos
+from data_pipeline.raw_loader import Hdf5Source, read_replay
 from data_pipeline.replay import noop_mask
 from data_pipeline.sim import demos
 from data_pipeline.sim.demos import FailedAttempt, Outcome, attempt_seed, demo_jobs, run_demos, task_info
