@@ -151,7 +151,7 @@ def test_sources_of_a_phase() -> None:
 
 
 def test_canonical_leaves_out_what_cannot_change_a_result() -> None:
-    few, many = (RegenerateSlice(Subset.GOAL, EnvConfig(), workers) for workers in (1, 8))
+    few, many = (RegenerateSlice(Subset.GOAL, EnvConfig(), workers=workers) for workers in (1, 8))
     assert canonical(few) == canonical(many)
     assert "workers" not in canonical(few)
     assert canonical(few, key_only=False) != canonical(many, key_only=False)
