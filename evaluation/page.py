@@ -6,10 +6,11 @@ Everything that comes from a model, a task or a file passes through `html.escape
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from configs.schema import Subset
+from data_pipeline.html_page import document, head_row, notes, section, table
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.story import Decoding, Scene, Story
@@ -19,45 +20,10 @@ from evaluation.thoughts import parts
 SUITES = {subset.value: subset.value.capitalize() for subset in Subset}
 
 _STYLE = """
-:root { --paper: #fbfbf9; --card: #ffffff; --ink: #1d2733; --faint: #66717e; --rule: #e2e5e8; --accent: #1f6feb;
-  --good: 34, 139, 94; --bad: #b3423a; --c0: #1f6feb; --c1: #d9822b; --c2: #238b5e; --c3: #8250df; --c4: #b3423a;
-  --c5: #57606a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14181d; --card: #1c2229; --ink: #e3e8ee; --faint: #95a1ae;
-  --rule: #313a44; --good: 63, 185, 130; --bad: #ff8f87; --c0: #6ea8ff; --c1: #f0a860; --c2: #63c595; --c3: #b493f5;
-  --c4: #ff8f87; --c5: #a5afba; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", "Noto Sans",
-  sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 40px 28px 80px; }
-h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
-h2 { font-size: 18px; margin: 44px 0 10px; }
-p.lead { color: var(--faint); margin: 0 0 22px; max-width: 78ch; }
-.scroll { overflow-x: auto; border: 1px solid var(--rule); border-radius: 10px; background: var(--card); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 9px 12px; text-align: left; border-bottom: 1px solid var(--rule); vertical-align: top; }
-tr:last-child td, tr:last-child th { border-bottom: 0; }
-thead th { color: var(--faint); font-weight: 600; font-size: 13px; vertical-align: bottom; }
-tbody th { font-weight: 600; white-space: nowrap; }
 td.cell b { font-size: 17px; font-weight: 650; }
-td.cell small, .faint { color: var(--faint); font-size: 12.5px; }
-td.cell small { display: block; white-space: nowrap; }
-.error { color: var(--bad); }
-.mode { color: var(--faint); font-weight: 400; }
-ul.notes { color: var(--faint); font-size: 13.5px; padding-left: 18px; }
-ul.notes li { margin: 2px 0; overflow-wrap: anywhere; }
+td.cell small { display: block; white-space: nowrap; color: var(--faint); font-size: 12.5px; }
 .heat td { text-align: center; padding: 6px 4px; min-width: 46px; font-size: 13px; }
 .heat thead th { text-align: center; padding: 6px 4px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 16px; }
-figure.chart { margin: 0; padding: 12px 14px 6px; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 10px; }
-figure.chart figcaption { font-weight: 600; font-size: 13.5px; }
-svg text { fill: var(--faint); font-size: 11px; }
-svg .grid { stroke: var(--rule); }
-svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.c0 { stroke: var(--c0); } .c1 { stroke: var(--c1); } .c2 { stroke: var(--c2); }
-.c3 { stroke: var(--c3); } .c4 { stroke: var(--c4); } .c5 { stroke: var(--c5); }
-.legend { display: flex; flex-wrap: wrap; gap: 6px 20px; margin: 0 0 12px; font-size: 13.5px; }
-.legend svg { width: 22px; height: 10px; vertical-align: middle; margin-right: 7px; }
 .scene { margin: 0 0 26px; }
 .scene h3 { font-size: 15px; margin: 0 0 8px; }
 .clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(370px, 1fr)); gap: 16px; }
@@ -69,11 +35,6 @@ svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .badge { float: right; font-size: 12px; padding: 1px 9px; border-radius: 20px; border: 1px solid var(--rule); }
 .badge.success { color: rgb(var(--good)); border-color: rgb(var(--good)); }
 .badge.error { color: var(--bad); border-color: var(--bad); }
-details { margin: 14px 0; } summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; font-size: 12.5px; background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
-  padding: 12px 14px; }
-.nowrap { white-space: nowrap; }
-code { font-size: 0.92em; overflow-wrap: anywhere; }
 """
 
 
@@ -84,7 +45,7 @@ def render_page(story: Story) -> str:
         f"<h1>{title}</h1>",
         '<p class="lead">Success on LIBERO. Rows are phases and decoding modes, columns are suites.</p>',
         _results(story.rows),
-        _list(story.notes),
+        notes(story.notes),
         _comparisons(story.comparisons),
         _heat(story),
         _losses(story),
@@ -93,22 +54,16 @@ def render_page(story: Story) -> str:
         _published(),
         _provenance(story),
     )
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(s for s in sections if s)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(story.title, sections, _STYLE)
 
 
 def _results(rows: Sequence[Row]) -> str:
     columns = (*SUITES, AVERAGE)
-    head = _head(("", *(SUITES.get(c, c.capitalize()) for c in columns)))
+    head = head_row(("", *(SUITES.get(c, c.capitalize()) for c in columns)))
     body = "".join(
         f"<tr>{_row_name(row)}" + "".join(_cell(row.cells.get(column)) for column in columns) + "</tr>" for row in rows
     )
-    return _table(head, body)
+    return table(head, body)
 
 
 def _row_name(row: Row | Decoding) -> str:
@@ -151,7 +106,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
         f'<td class="nowrap">{_points(c)}</td><td>{c.p_value:.3f}</td><td>{c.adjusted:.3f}</td></tr>'
         for c in comparisons
     )
-    return _section("Paired comparisons, suites pooled", _table(_head(names), body))
+    return section("Paired comparisons, suites pooled", table(head_row(names), body))
 
 
 def _points(c: Comparison) -> str:
@@ -176,7 +131,7 @@ def _heat(story: Story) -> str:
     )
     head = f"<tr><th></th>{groups}</tr><tr><th></th>{numbers}</tr>"
     listed = f'<details><summary>Task names</summary><ul class="notes">{names}</ul></details>'
-    return _section("Tasks", _table(head, body, "heat") + listed)
+    return section("Tasks", table(head, body, "heat") + listed)
 
 
 def _heat_cell(cell: Cell | None) -> str:
@@ -200,7 +155,7 @@ def _losses(story: Story) -> str:
         for name in names
         for column in COLUMNS
     )
-    return _section("Training losses", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
+    return section("Training losses", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
 
 
 def _loss_title(subset: Subset, name: str) -> str:
@@ -213,7 +168,7 @@ def _decoding(rows: Sequence[Decoding]) -> str:
         f"<tr>{_row_name(r)}<td>{r.queries}</td>{_tokens(r)}<td>{r.forced}</td><td>{_reasons(r)}</td></tr>"
         for r in rows
     )
-    return _section("Decoding", _table(_head(names), body))
+    return section("Decoding", table(head_row(names), body))
 
 
 def _tokens(row: Decoding) -> str:
@@ -230,7 +185,7 @@ def _reasons(row: Decoding) -> str:
 def _rollouts(scenes: Sequence[Scene]) -> str:
     if not scenes:
         return ""
-    return _section("Rollouts", "".join(_scene(scene) for scene in scenes))
+    return section("Rollouts", "".join(_scene(scene) for scene in scenes))
 
 
 def _scene(scene: Scene) -> str:
@@ -260,31 +215,14 @@ def _published() -> str:
         for p in PUBLISHED
     )
     note = '<p class="faint">Percent, as their authors published them, on other versions of the environment.</p>'
-    return _section("Published numbers, not measured here", note + _table(_head(names), body))
+    return section("Published numbers, not measured here", note + table(head_row(names), body))
 
 
 def _provenance(story: Story) -> str:
     adapters = "".join(f"<li>{escape(slug)}: <code>{escape(value)}</code></li>" for slug, value in story.adapters)
     fingerprint = escape(json.dumps(story.fingerprint, indent=1, sort_keys=True, ensure_ascii=False))
-    return _section(
+    return section(
         "Where the numbers come from",
         f"<details open><summary>Environment</summary><pre>{fingerprint}</pre></details>"
         f'<details><summary>Adapters</summary><ul class="notes">{adapters}</ul></details>',
     )
-
-
-def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>\n{body}"
-
-
-def _table(head: str, body: str, kind: str = "") -> str:
-    opening = f'<table class="{kind}">' if kind else "<table>"
-    return f'<div class="scroll">{opening}<thead>{head}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _head(names: Iterable[str]) -> str:
-    return "<tr>" + "".join(f"<th>{escape(name)}</th>" for name in names) + "</tr>"
-
-
-def _list(notes: Iterable[str]) -> str:
-    return '<ul class="notes">' + "".join(f"<li>{escape(note)}</li>" for note in notes) + "</ul>"
