@@ -5,6 +5,8 @@ Index convention, everywhere: row ``t`` of an episode is the observation and the
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -145,6 +147,12 @@ class Sample:
     image: np.ndarray  # uint8 [S, S, 3], ROT180 frame, the policy's input size
     instruction: str
     parts: Mapping[str, Any]  # source name -> value: 'action' float32 [H, 7] normalised; 'reasoning' str; 'flow' codes
+
+
+def digest(value: Any) -> str:
+    """Names plain JSON values: sha256 of their canonical JSON, 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Interrupted(Exception):

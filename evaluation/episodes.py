@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -103,12 +101,6 @@ def plan(config: EvalConfig, tasks: Sequence[int], modes: Sequence[Mode]) -> lis
         for trial in range(trials[mode])
         for task in tasks
     ]
-
-
-def digest(value: Any) -> str:
-    """sha256 of canonical JSON, 16 hex digits."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_row(result: EpisodeResult) -> dict[str, Any]:

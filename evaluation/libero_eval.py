@@ -15,9 +15,9 @@ from typing import Any
 
 from configs.schema import canonical
 from configs.slices import EvaluateSlice
-from data_pipeline.contract import StageContext
+from data_pipeline.contract import StageContext, digest
 from data_pipeline.libero_utils import MAX_STEPS
-from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, digest, make_protocol, plan, to_row
+from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, make_protocol, plan, to_row
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Policy
 from evaluation.rollout import Engine, Film

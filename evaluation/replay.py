@@ -14,11 +14,10 @@ import numpy as np
 
 from configs.schema import check
 from configs.slices import EvaluateSlice
-from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext
+from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext, digest
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import instruction, task_names
 from data_pipeline.raw_loader import Hdf5Source
-from evaluation.episodes import digest
 from evaluation.libero_eval import Subject, evaluate
 from evaluation.policy_api import Decision, Observation
 from evaluation.simulators import shared_pool

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Mode
-from evaluation.episodes import EpisodeResult, Outcome, digest
+from data_pipeline.contract import digest
+from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.libero_eval import film_name
 from evaluation.table import COLUMNS, Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
 
