@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "one adapter of one phase",
     "evaluate": "rollouts of a trained adapter",
     "make_report": "the table, again, from the stored results",
+    "inspect": "a page and a contact sheet of the demonstrations, to look at before training",
     "doctor": "what this machine has and lacks",
     "worker": "(internal) runs stages for a driver",
     "run-stage": "(internal) runs one stage from its spec file",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema import ConfigError, Mode, Subset, check
 from data_pipeline.libero_utils import parse_subset
-from experiment import compose, datasets, results
+from experiment import compose, datasets, inspecting, results
 from experiment.cli import COMMANDS
 from experiment.flags import FLAGS, Parser
 from experiment.plan import (
@@ -39,8 +39,9 @@ NO_PAID_CALLS = (
 
 def run(command: str, argv: Sequence[str], phase: str = "") -> int:
     """Parse a command's flags and do it. Returns the exit code. Raises ConfigError, EnvironmentProblem."""
+    script = f"scripts/{f'{command}_{phase}' if phase else command}.py"
     parser = Parser(
-        prog=f"scripts/{f'{command}_{phase}' if phase else command}.py",
+        prog=script if command != "inspect" else "nora-ecot inspect",
         description=f"{COMMANDS[command]}. Further settings: key=value, e.g. preset=tiny lora.rank=8.",
         allow_abbrev=False,
     )
@@ -152,4 +153,5 @@ _ACTIONS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
     "evaluate": results.evaluate,
     "make_report": results.make_report,
+    "inspect": inspecting.inspect,
 }

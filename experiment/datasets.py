@@ -20,13 +20,13 @@ from experiment.study import Done, Study, run_study
 from experiment.views import View, markers, replace_file
 
 
-def _data_for(values: Namespace, subset: Subset) -> tuple[Data, Prepared]:
-    """Data stages of one subset. They are the same for every phase: any phase file serves."""
+def data_for(values: Namespace, *subsets: Subset) -> tuple[Data, Prepared]:
+    """Data stages of some subsets. They are the same for every phase: any phase file serves."""
     phase = next(iter(compose.phase_files().values()))
     preset, said, overrides = read_overrides(values)
     config = compose.compose(phase, [f"preset={preset}", *overrides])
     places = places_of(values)
-    resolved = resolve(config, [subset], places.data_dir)
+    resolved = resolve(config, subsets, places.data_dir)
     data = Data(resolved.config, resolved.sources, places, data_workers(values, resolved.config, len(resolved.sources)))
     return data, Prepared(resolved, (*said, *resolved.decisions), "")
 
@@ -40,7 +40,7 @@ def generate_demos(values: Namespace) -> int:
     """Expert demonstrations of one subset, published in `<data_dir>/libero_<subset>_expert`."""
     values.overrides = [*values.overrides, f"data.source={EXPERT}"]
     subset = required_subset(values)
-    data, prepared = _data_for(values, subset)
+    data, prepared = data_for(values, subset)
     view = demos_view(data.places, data.demos(subset), subset)
     done = _run_one(data, prepared, view.node, [view], values)
     if done.code == 0 and not values.dry_run:
@@ -56,7 +56,7 @@ def regenerate_libero(values: Namespace) -> int:
     raw = _raw_folder(Path(values.libero_raw_data_dir), subset)
     expert = made_by_expert(raw)
     values.overrides = [*values.overrides, f"data.source={EXPERT}"]  # so that nothing else is looked for
-    data, prepared = _data_for(values, subset)
+    data, prepared = data_for(values, subset)
     data = replace(data, sources={subset: DataSource(OFFICIAL, raw)}) if not expert else data
     demos = _stored_demos(data, raw) or data.demos(subset)
     node = replace_input(data.regenerate(subset), "demos", demos)
@@ -102,14 +102,14 @@ def _raw_folder(wanted: Path, subset: Subset) -> Path:
 def generate_ecot(values: Namespace) -> int:
     """Annotations of one subset, copied to `--output`."""
     subset = required_subset(values)
-    data, prepared = _data_for(values, subset)
+    data, prepared = data_for(values, subset)
     return _sidecar(values, data, prepared, data.annotate(subset), "annotations.json")
 
 
 def preprocess_flow(values: Namespace) -> int:
     """Flow tokens of one subset, copied to `--output`."""
     subset = required_subset(values)
-    data, prepared = _data_for(values, subset)
+    data, prepared = data_for(values, subset)
     return _sidecar(values, data, prepared, data.tokens(subset), "flow_tokens.json")
 
 

@@ -125,6 +125,14 @@ def _evaluate_flags(parser: Parser) -> None:
     _places_flags(parser)
 
 
+def _inspect_flags(parser: Parser) -> None:
+    _subset_flag(parser)
+    parser.flag("all-subsets", action="store_true")
+    parser.flag("data", help="a folder of demonstrations (*.hdf5), instead of the study's own")
+    parser.flag("output", help="where the pages go; default: <output_dir>/inspect")
+    _places_flags(parser)
+
+
 FLAGS: dict[str, Callable[[Parser], None]] = {
     "run_experiment": _run_flags,
     "generate_demos": _demos_flags,
@@ -134,5 +142,6 @@ FLAGS: dict[str, Callable[[Parser], None]] = {
     "train": _train_flags,
     "evaluate": _evaluate_flags,
     "make_report": _places_flags,
+    "inspect": _inspect_flags,
 }
 """Command -> what adds its flags."""

@@ -1,0 +1,310 @@
+"""The inspection's figures as inline SVG, made by hand so that equal data give equal bytes.
+
+Blue (c0) is the gripper open and training, orange (c1) is closed, test and clipped: one pair, safe for colour-blind
+eyes. Figures of all tasks share their axes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics, to_nora
+from data_pipeline.inspection import DemoFacts, Inspection, seconds
+from data_pipeline.inspection_checks import clipped_share
+from data_pipeline.libero_utils import MAX_STEPS
+
+UNITS = (5.0, 5.0, 5.0, 0.5, 0.5, 0.5)
+"""What one action unit commands: cm (translation) and rad (rotation) per step, as the OSC controller scales it."""
+STYLE = """
+.panels text.title { fill: var(--ink); font-weight: 600; font-size: 12px; }
+.panels text.end { text-anchor: end; } .panels text.mid { text-anchor: middle; }
+.axis { stroke: var(--faint); stroke-opacity: 0.55; } .bound { stroke: var(--ink); stroke-dasharray: 3 2; }
+.limit { stroke: var(--faint); stroke-dasharray: 2 3; }
+.fill0 { fill: var(--c0); } .fill1 { fill: var(--c1); }
+.path { fill: none; stroke-width: 1.1; stroke-opacity: 0.6; stroke-linejoin: round; }
+.median { stroke: var(--ink); stroke-width: 1.5; }
+.dot { fill-opacity: 0.6; } .start { fill: var(--card); stroke: var(--ink); stroke-width: 1.1; }
+"""
+
+Placing = Callable[[np.ndarray], np.ndarray]
+"""Points in cm [..., 2] -> pixels [..., 2]."""
+_MAX_PATH_POINTS = 45
+_BINS = 41
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Ranges that the figures of all tasks share."""
+
+    longest_s: float  # demonstration or evaluation
+    longest_demo_s: float
+    limit_s: float  # what an evaluation lasts
+    position_cm: tuple[tuple[float, float], ...]  # low, high of x, y, z
+    action: tuple[float, ...]  # half range of the six motions, cm and rad per step
+
+
+def shared_axes(inspection: Inspection) -> Axes:
+    """Axes that hold every task."""
+    limit = MAX_STEPS[inspection.subset]
+    places = 100 * np.concatenate([demo.position for demo in inspection.demos])
+    low, high = np.floor(places.min(0)) - 1, np.ceil(places.max(0)) + 1
+    largest = np.abs(inspection.actions[:, :GRIPPER]).max(axis=0) * UNITS
+    steps = max(demo.num_steps for demo in inspection.demos)
+    halves = [max(float(part.max()), 1e-3) for part in (largest[:3], largest[3:])]
+    return Axes(
+        longest_s=seconds(max(steps, limit)),
+        longest_demo_s=seconds(steps),
+        limit_s=seconds(limit),
+        position_cm=tuple((float(a), float(b)) for a, b in zip(low, high, strict=True)),
+        action=(halves[0],) * 3 + (halves[1],) * 3,
+    )
+
+
+# ------------------------------------------------------------------ lengths
+
+_STRIP_WIDTH, _STRIP_HEIGHT = 250, 30
+
+
+def length_strip(demos: Sequence[DemoFacts], axes: Axes) -> str:
+    """One dot per demonstration along time, the median as a line, the evaluation's limit dashed."""
+    ordered = sorted(demos, key=lambda demo: (demo.num_steps, demo.id))
+    dots = "".join(
+        f'<circle class="dot {"fill1" if demo.split == "test" else "fill0"}" r="3.2" '
+        f'cx="{_strip_x(seconds(demo.num_steps), axes):.1f}" cy="{15 + 5 * (lane % 3 - 1)}"/>'
+        for lane, demo in enumerate(ordered)
+    )
+    median = _strip_x(seconds(float(np.median([demo.num_steps for demo in demos]))), axes)
+    lines = _line("limit", _strip_x(axes.limit_s, axes), 2, 28) + _line("median", median, 4, 26)
+    return f'<svg class="strip" viewBox="0 0 {_STRIP_WIDTH} {_STRIP_HEIGHT}">{dots}{lines}</svg>'
+
+
+def length_axis(axes: Axes) -> str:
+    """The axis of `length_strip`, for the head of its column."""
+    ticks = [tick for tick in nice_ticks(0, axes.longest_s, 4) if abs(tick - axes.limit_s) > 0.12 * axes.longest_s]
+    numbers = "".join(
+        f'<text class="mid" x="{max(_strip_x(tick, axes), 4):.1f}" y="12">{tick:g}</text>' for tick in ticks
+    )
+    limit = f'<text class="end" x="{_strip_x(axes.limit_s, axes) + 6:.1f}" y="12">limit {axes.limit_s:g} s</text>'
+    return f'<svg class="strip panels" viewBox="0 0 {_STRIP_WIDTH} 16">{numbers}{limit}</svg>'
+
+
+def _strip_x(time_s: float, axes: Axes) -> float:
+    return 4 + time_s / axes.longest_s * (_STRIP_WIDTH - 12)
+
+
+# ------------------------------------------------------------------ the gripper over time
+
+_TIME_WIDTH, _TIME_HEIGHT, _TIME_BOTTOM = 400, 250, 24
+
+
+def gripper_figure(demos: Sequence[DemoFacts], axes: Axes) -> str:
+    """A bar per demonstration, shortest first: its length, and when the gripper is told to close."""
+    ordered = sorted(demos, key=lambda demo: (demo.num_steps, demo.id))
+    longest = axes.longest_demo_s
+    pitch = min((_TIME_HEIGHT - _TIME_BOTTOM - 8) / len(ordered), 20)
+    scale = (_TIME_WIDTH - 36) / longest
+    bottom = 4 + pitch * len(ordered)
+
+    def bar(kind: str, first: int, last: int, row: int) -> str:
+        x, width = 4 + seconds(first) * scale, seconds(last - first) * scale
+        y, height = 4 + row * pitch + 0.12 * pitch, 0.76 * pitch
+        return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+
+    bars = "".join(
+        bar("fill1" if closed else "fill0 rest", first, last, row)
+        for row, demo in enumerate(ordered)
+        for closed, first, last in runs(demo.closed)
+    )
+    tests = "".join(
+        f'<text x="{8 + seconds(demo.num_steps) * scale:.1f}" y="{4 + row * pitch + pitch / 2 + 4:.1f}">test</text>'
+        for row, demo in enumerate(ordered)
+        if demo.split == "test"
+    )
+    ticks = "".join(
+        f'<text class="mid" x="{max(4 + tick * scale, 7):.1f}" y="{bottom + 16:.1f}">{tick:g}</text>'
+        f"{_line('grid', 4 + tick * scale, 4, bottom + 3)}"
+        for tick in nice_ticks(0, longest, 5)
+    )
+    end = f'<text class="end" x="{_TIME_WIDTH - 2}" y="{bottom + 16:.1f}">s</text>'
+    return _svg(_TIME_WIDTH, bottom + _TIME_BOTTOM, ticks + bars + tests + end)
+
+
+def runs(mask: np.ndarray) -> list[tuple[bool, int, int]]:
+    """Maximal stretches of one value in mask [T]: (value, first, one past the last)."""
+    edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(mask)]
+    return [(bool(mask[a]), a, b) for a, b in itertools.pairwise(edges)]
+
+
+# ------------------------------------------------------------------ paths of the hand
+
+_PATH_WIDTH, _PATH_HEIGHT, _PATH_LEFT, _PATH_BOTTOM = 300, 212, 34, 32
+
+
+def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) -> str:
+    """The hand's paths in one plane (across, up: 0 x, 1 y, 2 z), in cm, to scale; y points to the left.
+
+    Blue with the gripper open, orange closed; a ring where each begins.
+    """
+    sign = -1 if across == 1 else 1
+    wide, high = sorted(sign * v for v in axes.position_cm[across]), axes.position_cm[up]
+    scale = min((_PATH_WIDTH - _PATH_LEFT - 8) / (wide[1] - wide[0]), _PATH_HEIGHT / (high[1] - high[0]))
+
+    def place(points: np.ndarray) -> np.ndarray:
+        x = _PATH_LEFT + (sign * points[..., 0] - wide[0]) * scale
+        y = 6 + (high[1] - points[..., 1]) * scale
+        return np.stack([x, y], axis=-1)
+
+    lines, starts = "", ""
+    for demo in demos:
+        points = place(100 * demo.position[:, (across, up)])
+        lines += "".join(
+            f'<polyline class="path {"c1" if closed else "c0"}" points="{_points(points[first : last + 1])}"/>'
+            for closed, first, last in runs(demo.closed)
+        )
+        starts += f'<circle class="start" r="2.2" cx="{points[0, 0]:.1f}" cy="{points[0, 1]:.1f}"/>'
+    grid = _path_grid(place, axes.position_cm[across], high, "xyz"[across], "xyz"[up])
+    return _svg(_PATH_WIDTH, 6 + (high[1] - high[0]) * scale + _PATH_BOTTOM, grid + lines + starts)
+
+
+def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, float], x_name: str, y_name: str) -> str:
+    (left, bottom), (right, top) = place(np.array([wide[0], high[0]])), place(np.array([wide[1], high[1]]))
+    left, right = min(left, right), max(left, right)
+    parts: list[str] = []
+    for tick in nice_ticks(*wide, 5):
+        x = float(place(np.array([tick, high[0]]))[0])
+        parts.append(_line("grid", x, top, bottom))
+        parts.append(f'<text class="mid" x="{x:.1f}" y="{bottom + 13:.1f}">{tick:g}</text>')
+    for tick in nice_ticks(*high, 5):
+        y = float(place(np.array([wide[0], tick]))[1])
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="end" x="{left - 5:.1f}" y="{y + 4:.1f}">{tick:g}</text>')
+    middle = (left + right) / 2
+    parts.append(f'<text class="mid" x="{middle:.1f}" y="{bottom + 27:.1f}">{x_name}, cm</text>')
+    parts.append(f'<text x="{left + 4:.1f}" y="{top + 12:.1f}">{y_name}, cm</text>')
+    return "".join(parts)
+
+
+# ------------------------------------------------------------------ histograms of actions
+
+_COLUMN, _PLOT, _PLOT_HEIGHT = 164, 140, 62
+_RAW_TOP, _NORMAL_TOP, _ACTION_HEIGHT = 40, 142, 232
+_BEYOND = 1.5
+"""The normalised histogram shows values before clipping up to here; those beyond count in the last bar."""
+
+
+def action_figure(actions: np.ndarray, statistics: ActionStatistics | None, axes: Axes) -> str:
+    """Every dimension of actions [N, 7]: as commanded, and beneath it as the policy's target, with what is clipped."""
+    columns = "".join(_motion(i, actions, statistics, axes) for i in range(GRIPPER))
+    height = _ACTION_HEIGHT if statistics is not None else _NORMAL_TOP - 12
+    return _svg(_COLUMN * len(DIMENSIONS) - 20, height, columns + _gripper(actions))
+
+
+def _motion(index: int, actions: np.ndarray, statistics: ActionStatistics | None, axes: Axes) -> str:
+    half, unit, left = axes.action[index], UNITS[index], index * _COLUMN
+    name = "cm" if index < 3 else "rad"
+    parts = [f'<text class="title" x="{left}" y="12">{DIMENSIONS[index]}, {name} per step</text>']
+    values = actions[:, index] * unit
+    parts.append(_bars(values, half, left, _RAW_TOP, beyond=math.inf))
+    parts += _ends(left, _RAW_TOP, half)
+    if statistics is None:
+        return "".join(parts)
+    low, high = statistics.low[index] * unit, statistics.high[index] * unit
+    digits = 1 if index < 3 else 2
+    parts.append(f'<text x="{left}" y="27">bounds {low:.{digits}f} to {high:.{digits}f}</text>')
+    parts += [
+        _line("bound", left + _PLOT * (v / half + 1) / 2, _RAW_TOP, _RAW_TOP + _PLOT_HEIGHT)
+        for v in (low, high)
+        if abs(v) <= half
+    ]
+    normal = 2 * (to_nora(actions)[:, index] - statistics.low[index])
+    normal = normal / (statistics.high[index] - statistics.low[index]) - 1
+    parts.append(_bars(normal, _BEYOND, left, _NORMAL_TOP, beyond=1 + 1e-4))
+    parts += [
+        _line("bound", left + _PLOT * (v / _BEYOND + 1) / 2, _NORMAL_TOP, _NORMAL_TOP + _PLOT_HEIGHT) for v in (-1, 1)
+    ]
+    parts += _ends(left, _NORMAL_TOP, 1, _BEYOND)
+    share = clipped_share(actions, statistics)[index]
+    parts.append(f'<text x="{left}" y="{_NORMAL_TOP + _PLOT_HEIGHT + 28}">{100 * share:.1f} % clipped</text>')
+    return "".join(parts)
+
+
+def _bars(values: np.ndarray, half: float, left: float, top: float, beyond: float) -> str:
+    """A histogram over [-half, half]; values past it count in the last bars, those past `beyond` are orange."""
+    inside = np.clip(values, -half, half)
+    shares = {
+        "fill0": np.histogram(inside[np.abs(values) <= beyond], _BINS, (-half, half))[0],
+        "fill1": np.histogram(inside[np.abs(values) > beyond], _BINS, (-half, half))[0],
+    }
+    peak = max(int(counts.max()) for counts in shares.values())
+    width, base = _PLOT / _BINS, top + _PLOT_HEIGHT
+    paths = ""
+    for kind, counts in shares.items():
+        # root of the count: the few steps of a grasp stay visible beside the many that stand still in a dimension
+        heights = np.sqrt(counts / peak) * _PLOT_HEIGHT
+        bars = "".join(
+            f"M{left + i * width:.1f} {base}v{-height:.1f}h{width - 0.4:.1f}V{base}z"
+            for i, height in enumerate(heights)
+            if counts[i]
+        )
+        paths += f'<path class="{kind}" d="{bars}"/>' if bars else ""
+    return paths + f'<line class="axis" x1="{left}" x2="{left + _PLOT}" y1="{base}" y2="{base}"/>'
+
+
+def _ends(left: float, top: float, shown: float, half: float | None = None) -> list[str]:
+    """Numbers at -shown, 0 and shown of an axis over [-half, half]."""
+    half = half or shown
+    y = top + _PLOT_HEIGHT + 13
+    return [
+        f'<text class="{kind}" x="{left + _PLOT * (value / half + 1) / 2:.1f}" y="{y}">{value:.2g}</text>'
+        for value, kind in (
+            (-shown, "mid" if shown < half else ""),
+            (0, "mid"),
+            (shown, "mid" if shown < half else "end"),
+        )
+    ]
+
+
+def _gripper(actions: np.ndarray) -> str:
+    """The last column: shares of closing and opening commands, and what the target says for them."""
+    left, base = GRIPPER * _COLUMN, _RAW_TOP + _PLOT_HEIGHT
+    parts = [f'<text class="title" x="{left}" y="12">gripper</text>']
+    shares = ((-1, "open", "fill0", 1), (1, "close", "fill1", 0))
+    for place, (sign, name, kind, target) in enumerate(shares):
+        share = float((np.sign(actions[:, GRIPPER]) == sign).mean())
+        x, height = left + 12 + place * 62, share * _PLOT_HEIGHT
+        parts.append(f'<rect class="{kind}" x="{x}" y="{base - height:.1f}" width="40" height="{height:.1f}"/>')
+        parts.append(f'<text class="mid" x="{x + 20}" y="{base - height - 4:.1f}">{100 * share:.0f} %</text>')
+        parts.append(f'<text class="mid" x="{x + 20}" y="{base + 13}">{name} {sign:+d}</text>')
+        parts.append(f'<text class="mid" x="{x + 20}" y="{base + 28}">target {target}</text>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{left + 124}" y1="{base}" y2="{base}"/>')
+    return "".join(parts)
+
+
+# ------------------------------------------------------------------ helpers
+
+
+def nice_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round values in [low, high], at most `most` + 1."""
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+    return [round(i * step, 6) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _svg(width: float, height: float, body: str) -> str:
+    return f'<svg class="panels" viewBox="0 0 {width:.0f} {height:.0f}">{body}</svg>'
+
+
+def _line(kind: str, x: float, top: float, bottom: float) -> str:
+    return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
+
+
+def _points(line: np.ndarray) -> str:
+    stride = max(1, -(-len(line) // _MAX_PATH_POINTS))
+    kept = [*line[:-1:stride].tolist(), line[-1].tolist()]
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in kept)

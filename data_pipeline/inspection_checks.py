@@ -1,0 +1,365 @@
+"""What may be wrong with demonstrations: Inspection -> findings, each with the values and what to do.
+
+One function per check; every one is run and named on the page, also where it finds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
+from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN, EpisodeId
+from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
+from data_pipeline.libero_utils import MAX_STEPS, instruction
+
+STILL_RANGE = 0.01
+"""A dimension whose q99 - q01 is below it (0.5 mm or 5 mrad per step) is almost constant."""
+CLIPPED_SHARE = 0.05
+"""Bounds at q01 and q99 clip 2 % of the subset; a task with more than this has actions of its own."""
+DARK = 8.0  # mean brightness of 255
+MOVING_M = 0.005
+"""A hand that moves so far in one step (10 cm/s) changes pixels of either camera."""
+LENGTH_RATIO = 2.0
+"""A demonstration longer than its task's median times this, or shorter than the median divided by it, stands out."""
+MIN_FOR_MEDIAN = 4
+NEAR_START_M = 0.001
+"""Every movable object within a millimetre of its place in an evaluation start: the same start for a policy."""
+Find = Callable[[Inspection], Iterator["Finding"]]
+LISTED = 6  # examples named in a finding; the rest are counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One warning."""
+
+    says: str  # what, with the value
+    where: tuple[str, ...]  # each place with its own value
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """A name for what was looked at, and what was found."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    lacks: str = ""  # what it would need to be made, "" where it was made
+
+
+def run_checks(inspection: Inspection) -> tuple[Check, ...]:
+    """All checks, in the order of the list below."""
+    lacks = _lacking(inspection)
+    return tuple(Check(name, tuple(find(inspection)), lacks.get(find, "")) for name, find in _CHECKS.items())
+
+
+def _lacking(inspection: Inspection) -> dict[Find, str]:
+    """Checks that say nothing here, and why."""
+    known = inspection.known
+    starts = any(demo.start_distance_m is not None for demo in inspection.demos)
+    there = {
+        _clipped: ("no statistics", known.statistics is not None),
+        _split: ("no split", known.split is not None),
+        _environments: ("the files do not name their environment", bool(inspection.fingerprints)),
+        _near_starts: ("distances are known of the expert's demonstrations only (demos.json)", starts),
+    }
+    return {find: why for find, (why, present) in there.items() if not present}
+
+
+def listed(where: Sequence[str]) -> str:
+    """The first few places and how many more there are."""
+    more = len(where) - LISTED
+    return "; ".join(where[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+# ------------------------------------------------------------------ actions
+
+
+def _gripper_values(inspection: Inspection) -> Iterator[Finding]:
+    where: list[str] = []
+    for demo in inspection.demos:
+        gripper = demo.actions[:, GRIPPER]
+        strange = gripper[~np.isin(gripper, (GRIPPER_OPEN, GRIPPER_CLOSE))]
+        if len(strange):
+            where.append(f"{demo.id}: {len(strange)} steps, e.g. {strange[0]:g}")
+    yield from _one(
+        f"The gripper command is neither -1 (open) nor +1 (close) in {_demos(where)}",
+        where,
+        "Training reads -1 as open and +1 as close and takes what lies between as a mixture. Map the source's gripper "
+        "to -1 and +1 (0/1 data: 2 x - 1) before it comes here.",
+    )
+
+
+def _gripper_closes(inspection: Inspection) -> Iterator[Finding]:
+    never = [
+        f"task {task.task_id} ({task.instruction}): {sum(not d.closed.any() for d in task.demos)} of {len(task.demos)}"
+        for task in inspection.tasks
+        if any(not demo.closed.any() for demo in task.demos)
+    ]
+    yield from _one(
+        f"The gripper never closes in demonstrations of {_tasks(never)}",
+        never,
+        "Right for pushing, opening or turning with open fingers; for picking up, the gripper's sign is wrong or the "
+        "demonstration is not one of this task.",
+    )
+
+
+def _still_dimensions(inspection: Inspection) -> Iterator[Finding]:
+    low, high = np.quantile(inspection.actions, (0.01, 0.99), axis=0)
+    still = [i for i in range(GRIPPER) if high[i] - low[i] < STILL_RANGE]
+    where = [f"{DIMENSIONS[i]}: q01 {low[i]:.4f}, q99 {high[i]:.4f}" for i in still]
+    yield from _one(
+        f"{', '.join(DIMENSIONS[i] for i in still)} hardly moves in 98 % of all steps",
+        where,
+        "Normalising by q01 and q99 stretches such noise to [-1, 1]. Keep action.half_range_floor at 0.3 (in action "
+        "units), or find out why the robot never moves that way.",
+    )
+
+
+def clipped_share(actions: np.ndarray, statistics: ActionStatistics) -> np.ndarray:
+    """Share of actions [N, 7] outside the bounds, per dimension: float64 [7]; 0 for the gripper."""
+    actions = to_nora(actions)
+    slack = 1e-6  # actions are float32 and bounds float64
+    outside = (actions < statistics.low - slack) | (actions > statistics.high + slack)
+    return np.where(MASK, outside.mean(axis=0), 0.0)
+
+
+def _clipped(inspection: Inspection) -> Iterator[Finding]:
+    statistics = inspection.known.statistics
+    where: list[str] = []
+    for task in inspection.tasks:
+        if statistics is None:
+            return
+        share = clipped_share(task.actions, statistics)
+        where += [f"task {task.task_id} {DIMENSIONS[i]}: {share[i]:.1%}" for i in np.flatnonzero(share > CLIPPED_SHARE)]
+    yield from _one(
+        f"Normalising clips more than {CLIPPED_SHARE:.0%} of a task's actions",
+        where,
+        "Bounds at q01 and q99 clip 2 % on average; what is clipped the policy cannot say, and it moves slower there. "
+        "Look at the task's histograms: a few more per cent are a task with motions of its own; many mean statistics "
+        "of other data, or a half range floor (action.half_range_floor) below what this task needs.",
+    )
+
+
+def _noops(inspection: Inspection) -> Iterator[Finding]:
+    where = [f"{demo.id}: {demo.noops} of {demo.num_steps} steps" for demo in inspection.demos if demo.noops]
+    yield from _one(
+        f"{sum(d.noops for d in inspection.demos)} no-op steps are left in {_demos(where)}",
+        where,
+        "A policy that imitates a pause can stop there for ever. Regenerate the demonstrations: "
+        "scripts/regenerate_libero.py leaves no-op steps out.",
+    )
+
+
+# ------------------------------------------------------------------ images
+
+
+def _blank(inspection: Inspection) -> Iterator[Finding]:
+    where: list[str] = []
+    for demo in inspection.demos:
+        for camera, pixels in demo.pixels.items():
+            if pixels.scan.flat:
+                where.append(f"{demo.id} {camera}: {len(pixels.scan.flat)} frames, first at step {pixels.scan.flat[0]}")
+            elif pixels.brightness < DARK:
+                where.append(f"{demo.id} {camera}: mean brightness {pixels.brightness:.1f} of 255")
+    yield from _one(
+        f"Images are of a single colour or almost black in {_demos(where)}",
+        where,
+        "The renderer failed there. Check it with `nora-ecot doctor`, then make or download these demonstrations anew.",
+    )
+
+
+def moved(demo: DemoFacts, step: int) -> float:
+    """How far the hand moved from the step before, m."""
+    return float(np.linalg.norm(demo.position[step] - demo.position[step - 1]))
+
+
+def _frozen(inspection: Inspection) -> Iterator[Finding]:
+    where: list[str] = []
+    for demo in inspection.demos:
+        for camera, pixels in demo.pixels.items():
+            frozen = [step for step in pixels.scan.repeated if moved(demo, step) > MOVING_M]
+            if frozen:
+                where.append(f"{demo.id} {camera}: {len(frozen)} frames, first at step {frozen[0]}")
+    yield from _one(
+        f"Images stand still while the hand moves more than {1000 * MOVING_M:g} mm per step, in {_demos(where)}",
+        where,
+        "Images and states are out of step. Regenerate the demonstrations with scripts/regenerate_libero.py.",
+    )
+
+
+def _sizes(inspection: Inspection) -> Iterator[Finding]:
+    if len(inspection.resolutions) > 1:
+        yield Finding(
+            f"Images have {len(inspection.resolutions)} sizes",
+            inspection.resolutions,
+            "Everything is resized for the policy, but sharpness then differs between demonstrations. Regenerate all "
+            "with one --image_resolution.",
+        )
+
+
+def _environments(inspection: Inspection) -> Iterator[Finding]:
+    prints = inspection.fingerprints
+    if len(prints) > 1:
+        keys = sorted({key for one in prints for key in one})
+        differing = [key for key in keys if len({str(one.get(key)) for one in prints}) > 1]
+        yield Finding(
+            f"Images come from {len(prints)} different environments",
+            tuple(f"{key}: {' | '.join(str(one.get(key)) for one in prints)}" for key in differing),
+            "Assets, look and simulator change what the policy sees. Regenerate all demonstrations in one environment.",
+        )
+
+
+# ------------------------------------------------------------------ episodes
+
+
+def _lengths(inspection: Inspection) -> Iterator[Finding]:
+    where: list[str] = []
+    for task in inspection.tasks:
+        median = float(np.median(task.lengths))
+        if len(task.demos) >= MIN_FOR_MEDIAN:
+            odd = [d for d in task.demos if not median / LENGTH_RATIO <= d.num_steps <= median * LENGTH_RATIO]
+            where += [f"{d.id}: {seconds(d.num_steps):.1f} s where the median is {seconds(median):.1f} s" for d in odd]
+    yield from _one(
+        f"{_demos(where)} took less than half or more than twice their task's median time",
+        where,
+        "Look at these demonstrations: recoveries are welcome, waiting and wandering are not.",
+    )
+
+
+def _limit(inspection: Inspection) -> Iterator[Finding]:
+    limit = MAX_STEPS[inspection.subset]
+    where = [f"{demo.id}: {demo.num_steps} steps" for demo in inspection.demos if demo.num_steps > limit]
+    yield from _one(
+        f"{_demos(where)} longer than an evaluation lasts ({limit} steps)",
+        where,
+        "A policy that imitates their pace is cut off before it ends. Leave them out, or regenerate without no-ops.",
+    )
+
+
+def _failed(inspection: Inspection) -> Iterator[Finding]:
+    where = [str(demo.id) for demo in inspection.demos if not demo.success]
+    yield from _one(
+        f"{_demos(where)} ended without success",
+        where,
+        "Imitating failures teaches failing. Regenerate: scripts/regenerate_libero.py drops them.",
+    )
+
+
+def _identical(inspection: Inspection) -> Iterator[Finding]:
+    groups: defaultdict[str, list[DemoFacts]] = defaultdict(list)
+    for demo in inspection.demos:
+        groups[demo.digest].append(demo)
+    same = [group for group in groups.values() if len(group) > 1]
+    where = [", ".join(f"{d.id}{f' ({d.split})' if d.split else ''}" for d in group) for group in same]
+    yield from _one(
+        f"{len(same)} {'action sequence is' if len(same) == 1 else 'action sequences are'} there more than once",
+        where,
+        "Copies weigh double in training, and a copy in the test split makes its loss worthless. Remove all but one.",
+    )
+
+
+# ------------------------------------------------------------------ split, language, evaluation
+
+
+def _split(inspection: Inspection) -> Iterator[Finding]:
+    split = inspection.known.split
+    if split is None:
+        return
+    here = {demo.id for demo in inspection.demos}
+    both, named = set(split.train) & set(split.test), set(split.train) | set(split.test)
+    kinds: tuple[tuple[str, Iterable[EpisodeId]], ...] = (
+        ("in train and in test", both),
+        ("in the split and not in the files", named - here),
+        ("in the files and not in the split", here - named),
+    )
+    where = [f"{text}: {listed(sorted(map(str, ids)))}" for text, ids in kinds if ids]
+    yield from _one(
+        "Split and demonstrations do not fit together",
+        where,
+        "The split was made for other files. Run the command again without --data, so that each stage follows from "
+        "the one before.",
+    )
+
+
+def _sentences(inspection: Inspection) -> Iterator[Finding]:
+    where = [
+        f"task {task.task_id}: {task.instruction!r}; evaluation says {instruction(task.name)!r}"
+        for task in inspection.tasks
+        if task.instruction != instruction(task.name)
+    ]
+    yield from _one(
+        f"The instruction differs from the evaluation's sentence in {_tasks(where)}",
+        where,
+        "The policy would be trained on words that it never hears. Use libero_utils.instruction(task name).",
+    )
+
+
+def _same_words(inspection: Inspection) -> Iterator[Finding]:
+    groups: defaultdict[str, list[TaskFacts]] = defaultdict(list)
+    for task in inspection.tasks:
+        groups[task.instruction].append(task)
+    where = [
+        f"{text!r}: tasks {', '.join(str(task.task_id) for task in tasks)}"
+        for text, tasks in groups.items()
+        if len(tasks) > 1
+    ]
+    yield from _one(
+        "Different tasks have the same instruction",
+        where,
+        "No policy can tell them apart by language; expect it to do either.",
+    )
+
+
+def _near_starts(inspection: Inspection) -> Iterator[Finding]:
+    where = [
+        f"{demo.id}: {1000 * demo.start_distance_m:.2f} mm"
+        for demo in inspection.demos
+        if demo.start_distance_m is not None and demo.start_distance_m < NEAR_START_M
+    ]
+    yield from _one(
+        f"{_demos(where)} within {1000 * NEAR_START_M:g} mm of an evaluation start",
+        where,
+        "Evaluation there tests memory. Make these demonstrations again with another data.seed.",
+    )
+
+
+# ------------------------------------------------------------------ helpers
+
+
+def _one(says: str, where: Sequence[str], remedy: str) -> Iterator[Finding]:
+    """One finding for all places, none where there are none."""
+    if where:
+        yield Finding(says, tuple(where), remedy)
+
+
+def _demos(where: Sequence[str]) -> str:
+    return f"{len(where)} demonstration{'' if len(where) == 1 else 's'}"
+
+
+def _tasks(where: Sequence[str]) -> str:
+    return f"{len(where)} task{'' if len(where) == 1 else 's'}"
+
+
+_CHECKS: dict[str, Find] = {
+    "gripper commands are -1 or +1": _gripper_values,
+    "the gripper closes": _gripper_closes,
+    "every action dimension moves": _still_dimensions,
+    f"at most {CLIPPED_SHARE:.0%} of a task's actions are clipped": _clipped,
+    "no no-op steps": _noops,
+    "no blank or dark images": _blank,
+    "no frozen images": _frozen,
+    "one image size": _sizes,
+    "one environment": _environments,
+    "lengths like the task's median": _lengths,
+    "no longer than an evaluation": _limit,
+    "every demonstration succeeds": _failed,
+    "no copies": _identical,
+    "the split fits": _split,
+    "instructions are the evaluation's": _sentences,
+    "every task has its own instruction": _same_words,
+    "starts are not the evaluation's": _near_starts,
+}

@@ -1,0 +1,192 @@
+"""`nora-ecot inspect`: a page and a contact sheet per subset, of the study's demonstrations or of any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import ConfigError, Subset, check
+from data_pipeline.libero_utils import SUITE_OF, parse_subset, task_names
+from experiment import compose
+from experiment.datasets import data_for
+from experiment.plan import Data, expert_views
+from experiment.resolve import EXPERT, made_by_expert
+from experiment.settings import choice_of, places_of, read_overrides
+from experiment.store import environment_errors
+from experiment.study import Study, run_study
+
+if TYPE_CHECKING:
+    from data_pipeline.inspection import Inspection, Known
+
+# What reads HDF5 and draws is imported where it is used: `--help` and `--dry-run` answer at once.
+
+
+def inspect(values: Namespace) -> int:
+    """Write inspect_<subset>.html and .png. The study's data stages are brought up to date first, statistics last."""
+    check(not (values.subset and values.all_subsets), "give --subset NAME or --all-subsets, not both")
+    check(not (values.data and values.all_subsets), "--data is a folder of one subset; leave --all-subsets out")
+    if values.data:
+        return _inspect_given(values, Path(values.data))
+    check(bool(values.subset) or values.all_subsets, "give --subset NAME, --all-subsets or --data FOLDER")
+    subsets = tuple(Subset) if values.all_subsets else (parse_subset(values.subset),)
+    data, prepared = data_for(values, *subsets)
+    targets = tuple(data.stats(subset) for subset in subsets)
+    study = Study(data.places, targets, tuple(expert_views(data)), title="inspect", decisions=prepared.said)
+    done = run_study(study, choice_of(values, data.config))
+    if values.dry_run:
+        return done.code
+    for subset in subsets:
+        if data.regenerate(subset).key in done.manifests:
+            known = _known_of_study(data, subset)
+            _write(_folder(data, subset, "regenerate"), subset, known, _output(values))
+    return done.code
+
+
+def _output(values: Namespace) -> Path:
+    return Path(values.output) if values.output else places_of(values).output_dir / "inspect"
+
+
+# ------------------------------------------------------------------ the study's own demonstrations
+
+
+def _folder(data: Data, subset: Subset, stage: str) -> Path:
+    """Where the store has (or would have) the output of a data stage."""
+    node = getattr(data, stage)(subset)
+    return data.places.store / node.stage / node.key
+
+
+def _known_of_study(data: Data, subset: Subset) -> Known:
+    from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
+    from data_pipeline.data_splitter import SPLIT_FILE, load_split
+    from data_pipeline.inspection import Known
+
+    source = data.sources[subset]
+    demos, clean, split, stats = (_folder(data, subset, name) for name in ("demos", "regenerate", "split", "stats"))
+    made_by = "scripted expert" if source.kind == EXPERT else f"LIBERO's own demonstrations ({source.folder})"
+    there = {
+        name: (folder / file).is_file()
+        for name, folder, file in (("split", split, SPLIT_FILE), ("stats", stats, STATISTICS_FILE))
+    }
+    missing = [f"stage {name} has no output: the command says why" for name, present in there.items() if not present]
+    return Known(
+        origin=f"{made_by[0].upper()}{made_by[1:]}, " + ("as downloaded" if source.clean else "replayed and filtered"),
+        split=load_split(split / SPLIT_FILE) if there["split"] else None,
+        statistics=ActionStatistics.load(stats / STATISTICS_FILE) if there["stats"] else None,
+        metainfo=_json(clean / f"{SUITE_OF[subset]}_metainfo.json"),
+        attempts=_json(demos / "demos.json"),
+        remarks=(
+            *(f"Stage {folder.parent.name}: {folder.name}" for folder in dict.fromkeys((demos, clean, split, stats))),
+            *missing,
+        ),
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# ------------------------------------------------------------------ any folder
+
+
+def _inspect_given(values: Namespace, folder: Path) -> int:
+    found = subset_of(folder)
+    subset = parse_subset(values.subset) if values.subset else found
+    check(subset is found, f"--subset {subset.value}, but {folder} has demonstrations of {found.value}")
+    _write(folder, subset, _known_of_folder(values, folder, subset), _output(values))
+    return 0
+
+
+def subset_of(folder: Path) -> Subset:
+    """The subset whose tasks' files a folder holds. Raises ConfigError that says what was looked for."""
+    stems = {path.name.removesuffix("_demo.hdf5") for path in folder.glob("*_demo.hdf5")}
+    for subset in Subset:
+        if stems & set(task_names(subset)):
+            return subset
+    inside = sorted(str(path) for path in folder.glob("*") if path.is_dir() and any(path.glob("*_demo.hdf5")))
+    what = (
+        f"has no demonstrations (<task name>_demo.hdf5 of a LIBERO task){_among(stems)}"
+        if folder.is_dir()
+        else "does not exist"
+    )
+    hint = (
+        f"; did you mean {' or '.join(inside)}?"
+        if inside
+        else (". `python scripts/generate_demos.py --subset NAME` makes some; without --data the study's own are shown")
+    )
+    raise ConfigError(f"--data {folder} {what}{hint}")
+
+
+def _among(stems: set[str]) -> str:
+    return f", only {min(stems)}_demo.hdf5" + (" and others" if len(stems) > 1 else "") if stems else ""
+
+
+def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
+    """Split and statistics as the stages would make them of this folder, with the settings of the command line."""
+    from data_pipeline.action_stats import ActionStatistics
+    from data_pipeline.data_splitter import split_episodes
+    from data_pipeline.inspection import Known
+    from data_pipeline.raw_loader import Hdf5Source
+
+    preset, said, overrides = read_overrides(values)
+    config = compose.compose(next(iter(compose.phase_files().values())), [f"preset={preset}", *overrides])
+    print("\n".join(said))
+    source = Hdf5Source(folder, subset)
+    split = split_episodes(source.list(), config.data.test_fraction, config.data.seed)
+    floor = config.action.half_range_floor
+    remarks = [
+        f"Split and statistics: made for this page with data.test_fraction={config.data.test_fraction:g}, "
+        f"data.seed={config.data.seed}, action.half_range_floor={floor:g}"
+    ]
+    episodes = [source.open(episode) for episode in split.train]
+    statistics = None
+    try:
+        statistics = ActionStatistics.of(
+            SUITE_OF[subset], (e.actions for e in episodes), (e.proprio for e in episodes), floor
+        )
+    except ConfigError as problem:  # the page is there to show such data
+        remarks.append(f"No statistics: {problem}")
+    return Known(
+        origin=f"{folder}" + (", made of the scripted expert's demonstrations" if made_by_expert(folder) else ""),
+        split=split,
+        statistics=statistics,
+        metainfo=_json(folder / f"{SUITE_OF[subset]}_metainfo.json"),
+        attempts=_json(folder / "demos.json"),
+        remarks=tuple(remarks),
+    )
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _write(folder: Path, subset: Subset, known: Known, output: Path) -> None:
+    from data_pipeline.contact_sheet import write_sheet
+    from data_pipeline.inspection import inspect_folder
+    from data_pipeline.inspection_checks import run_checks
+    from data_pipeline.inspection_page import render_page
+    from data_pipeline.raw_loader import Hdf5Source
+
+    inspection = inspect_folder(Hdf5Source(folder, subset), known)
+    outcomes = run_checks(inspection)
+    page, sheet = (output / f"inspect_{subset.value}{suffix}" for suffix in (".html", ".png"))
+    with environment_errors():
+        output.mkdir(parents=True, exist_ok=True)
+        partial = page.with_name(f"partial-{page.name}")
+        partial.write_text(render_page(inspection, outcomes), encoding="utf-8")
+        os.replace(partial, page)
+        write_sheet(sheet, inspection)
+    print(_summary(inspection))
+    for finding in (finding for outcome in outcomes for finding in outcome.findings):
+        print(f"  warning: {finding.says}")
+    print(f"  page: {page}\n  contact sheet: {sheet}")
+
+
+def _summary(inspection: Inspection) -> str:
+    from data_pipeline.inspection_page import duration
+
+    demos, tasks = len(inspection.demos), len(inspection.tasks)
+    name, steps = inspection.subset.value, inspection.num_steps
+    return f"{name}: {demos} demonstrations of {tasks} tasks, {steps} steps, {duration(steps)}"
