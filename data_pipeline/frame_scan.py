@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
-from configs.schema import ConfigError
-from data_pipeline.hdf5_layout import IMAGE_KEYS
-from data_pipeline.raw_loader import open_hdf5
+from data_pipeline.hdf5_reading import demo_group, image_dataset, open_hdf5
 
 FLAT_RATIO = 50
 """A frame compressed to less than 1/FLAT_RATIO of its pixels may be of one colour (deflate reaches about 200)."""
@@ -51,12 +48,8 @@ def scan_frames(path: Path, demo: int, camera: str) -> FrameScan:
 
 @contextmanager
 def _images(path: Path, demo: int, camera: str) -> Generator[Any]:
-    key = f"data/demo_{demo}/obs/{IMAGE_KEYS[camera]}"
     with open_hdf5(path) as file:
-        item = file.get(key)
-        if not isinstance(item, h5py.Dataset) or item.ndim != 4 or len(item) == 0:
-            raise ConfigError(f"{path}: {key} is missing or not [T, H, W, 3]; make the file again")
-        yield item
+        yield image_dataset(demo_group(file, demo), camera)
 
 
 def _scan_chunks(item: Any) -> tuple[list[int], list[int]]:

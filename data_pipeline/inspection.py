@@ -19,6 +19,7 @@ from data_pipeline.action_stats import GRIPPER, ActionStatistics
 from data_pipeline.contract import CAMERAS, CONTROL_HZ, Episode, EpisodeId
 from data_pipeline.data_splitter import Split
 from data_pipeline.frame_scan import FrameScan, read_steps, scan_frames
+from data_pipeline.metainfo import Metainfo, Verdict
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.replay import noop_mask
 
@@ -33,7 +34,7 @@ class Known:
     origin: str  # in words: who made them, what was done to them
     split: Split | None = None
     statistics: ActionStatistics | None = None
-    metainfo: Mapping[str, Any] = field(default_factory=dict[str, Any])  # regeneration's <suite>_metainfo.json
+    metainfo: Metainfo = field(default_factory=dict[str, dict[str, Verdict]])  # of the regeneration
     attempts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # the expert's demos.json
     remarks: tuple[str, ...] = ()  # where split and statistics come from, and why one is missing
 
@@ -174,15 +175,15 @@ def demo_facts(episode: Episode, pixels: Mapping[str, Pixels], known: Known) -> 
 
 def task_facts(task_id: int, name: str, instruction: str, demos: Sequence[DemoFacts], known: Known) -> TaskFacts:
     """One task's demonstrations together; its typical one without pictures yet."""
-    verdicts: Mapping[str, Any] = known.metainfo.get(name, {})
+    verdicts = known.metainfo.get(name, {})
     failed = [len(made["failed"]) for made in _attempts(known, name).get("demos", {}).values()]
     return TaskFacts(
         task_id=task_id,
         name=name,
         instruction=instruction,
         demos=tuple(demos),
-        noops_removed=sum(v["noops_removed"] for v in verdicts.values()) if verdicts else None,
-        dropped=tuple((demo, v["dropped"]) for demo, v in verdicts.items() if v["dropped"]),
+        noops_removed=sum(v.noops_removed for v in verdicts.values()) if verdicts else None,
+        dropped=tuple((demo, v.dropped) for demo, v in verdicts.items() if v.dropped),
         failed_attempts=sum(failed) if failed else None,
         typical=sorted(demos, key=lambda demo: (demo.num_steps, demo.id))[len(demos) // 2].id,
         stills=(),

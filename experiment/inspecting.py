@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from argparse import Namespace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import ConfigError, Subset, check
-from data_pipeline.libero_utils import SUITE_OF, parse_subset, task_names
+from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from experiment import compose
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
@@ -20,6 +21,8 @@ from experiment.study import Study, run_study
 
 if TYPE_CHECKING:
     from data_pipeline.inspection import Inspection, Known
+    from data_pipeline.metainfo import Metainfo
+    from experiment.stages import StageNode
 
 # What reads HDF5 and draws is imported where it is used: `--help` and `--dry-run` answer at once.
 
@@ -41,7 +44,7 @@ def inspect(values: Namespace) -> int:
     for subset in subsets:
         if data.regenerate(subset).key in done.manifests:
             known = _known_of_study(data, subset)
-            _write(_folder(data, subset, "regenerate"), subset, known, _output(values))
+            _write(_entry(data, data.regenerate(subset)), subset, known, _output(values))
     return done.code
 
 
@@ -52,9 +55,8 @@ def _output(values: Namespace) -> Path:
 # ------------------------------------------------------------------ the study's own demonstrations
 
 
-def _folder(data: Data, subset: Subset, stage: str) -> Path:
-    """Where the store has (or would have) the output of a data stage."""
-    node = getattr(data, stage)(subset)
+def _entry(data: Data, node: StageNode) -> Path:
+    """Where the store has (or would have) a stage's output."""
     return data.places.store / node.stage / node.key
 
 
@@ -64,22 +66,18 @@ def _known_of_study(data: Data, subset: Subset) -> Known:
     from data_pipeline.inspection import Known
 
     source = data.sources[subset]
-    demos, clean, split, stats = (_folder(data, subset, name) for name in ("demos", "regenerate", "split", "stats"))
-    made_by = "scripted expert" if source.kind == EXPERT else f"LIBERO's own demonstrations ({source.folder})"
-    there = {
-        name: (folder / file).is_file()
-        for name, folder, file in (("split", split, SPLIT_FILE), ("stats", stats, STATISTICS_FILE))
-    }
-    missing = [f"stage {name} has no output: the command says why" for name, present in there.items() if not present]
+    nodes = (data.demos(subset), data.regenerate(subset), data.split(subset), data.stats(subset))
+    demos, regenerated, split, stats = (_entry(data, node) for node in nodes)
+    author = "The scripted expert" if source.kind == EXPERT else f"LIBERO's own, from {source.folder}"
     return Known(
-        origin=f"{made_by[0].upper()}{made_by[1:]}, " + ("as downloaded" if source.clean else "replayed and filtered"),
-        split=load_split(split / SPLIT_FILE) if there["split"] else None,
-        statistics=ActionStatistics.load(stats / STATISTICS_FILE) if there["stats"] else None,
-        metainfo=_json(clean / f"{SUITE_OF[subset]}_metainfo.json"),
+        origin=f"{author}; {'already replayed and filtered there' if source.clean else 'replayed and filtered'}.",
+        split=load_split(split / SPLIT_FILE) if split.is_dir() else None,
+        statistics=ActionStatistics.load(stats / STATISTICS_FILE) if stats.is_dir() else None,
+        metainfo=_metainfo(source.folder if source.clean and source.folder else regenerated, subset),
         attempts=_json(demos / "demos.json"),
-        remarks=(
-            *(f"Stage {folder.parent.name}: {folder.name}" for folder in dict.fromkeys((demos, clean, split, stats))),
-            *missing,
+        remarks=tuple(
+            f"Stage {node.label}: {node.key}{'' if _entry(data, node).is_dir() else ', no output; the command says why'}"
+            for node in {node.key: node for node in nodes}.values()
         ),
     )
 
@@ -87,6 +85,16 @@ def _known_of_study(data: Data, subset: Subset) -> Known:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object, {} where there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _metainfo(folder: Path, subset: Subset) -> Metainfo:
+    """The regeneration's verdicts, {} where there are none; OpenVLA's file of the same name says too little."""
+    from data_pipeline.metainfo import metainfo_name, read_metainfo
+
+    path = folder / metainfo_name(subset)
+    with contextlib.suppress(TypeError):
+        return read_metainfo(path) if path.is_file() else {}
+    return {}
 
 
 # ------------------------------------------------------------------ any folder
@@ -101,27 +109,23 @@ def _inspect_given(values: Namespace, folder: Path) -> int:
 
 
 def subset_of(folder: Path) -> Subset:
-    """The subset whose tasks' files a folder holds. Raises ConfigError that says what was looked for."""
-    stems = {path.name.removesuffix("_demo.hdf5") for path in folder.glob("*_demo.hdf5")}
+    """The subset of a folder's first file. Raises ConfigError where there is none, or of none of the four."""
+    from data_pipeline.hdf5_reading import task_of_file
+
+    if not folder.is_dir():
+        raise ConfigError(f"--data {folder} does not exist; without --data the study's own demonstrations are shown")
+    first = min(folder.glob("*.hdf5"), default=None)
+    if first is None:
+        inside = sorted(str(path) for path in folder.iterdir() if any(path.glob("*.hdf5")))
+        hint = (
+            f"did you mean {' or '.join(inside)}?" if inside else "`nora-ecot generate_demos --subset NAME` makes some"
+        )
+        raise ConfigError(f"--data {folder} has no demonstrations (*.hdf5); {hint}")
     for subset in Subset:
-        if stems & set(task_names(subset)):
+        with contextlib.suppress(ConfigError):
+            task_of_file(first, subset)
             return subset
-    inside = sorted(str(path) for path in folder.glob("*") if path.is_dir() and any(path.glob("*_demo.hdf5")))
-    what = (
-        f"has no demonstrations (<task name>_demo.hdf5 of a LIBERO task){_among(stems)}"
-        if folder.is_dir()
-        else "does not exist"
-    )
-    hint = (
-        f"; did you mean {' or '.join(inside)}?"
-        if inside
-        else (". `python scripts/generate_demos.py --subset NAME` makes some; without --data the study's own are shown")
-    )
-    raise ConfigError(f"--data {folder} {what}{hint}")
-
-
-def _among(stems: set[str]) -> str:
-    return f", only {min(stems)}_demo.hdf5" + (" and others" if len(stems) > 1 else "") if stems else ""
+    raise ConfigError(f"{first} is of no task of {', '.join(SUITE_OF.values())}; call it <task name>_demo.hdf5")
 
 
 def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
@@ -150,10 +154,10 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
     except ConfigError as problem:  # the page is there to show such data
         remarks.append(f"No statistics: {problem}")
     return Known(
-        origin=f"{folder}" + (", made of the scripted expert's demonstrations" if made_by_expert(folder) else ""),
+        origin=f"{'The scripted expert, in' if made_by_expert(folder) else 'Demonstrations in'} {folder}.",
         split=split,
         statistics=statistics,
-        metainfo=_json(folder / f"{SUITE_OF[subset]}_metainfo.json"),
+        metainfo=_metainfo(folder, subset),
         attempts=_json(folder / "demos.json"),
         remarks=tuple(remarks),
     )

@@ -63,5 +63,5 @@ def test_reads_the_steps_asked_for(tmp_path):
 
 def test_missing_camera_is_named(tmp_path):
     path = store(tmp_path / "a.hdf5", planted())
-    with pytest.raises(ConfigError, match=r"a\.hdf5: data/demo_4/obs/eye_in_hand_rgb is missing"):
+    with pytest.raises(ConfigError, match=r"a\.hdf5: /data/demo_4/obs/eye_in_hand_rgb is missing"):
         scan_frames(path, 4, WRIST)

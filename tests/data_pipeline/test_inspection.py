@@ -16,16 +16,13 @@ from data_pipeline.inspection import Known, inspect_folder, sheet_steps
 from data_pipeline.inspection_charts import nice_ticks, runs
 from data_pipeline.inspection_checks import clipped_share, run_checks
 from data_pipeline.inspection_page import render_page
+from data_pipeline.metainfo import Verdict
 from data_pipeline.raw_loader import Hdf5Source
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 
 TASK = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
-METAINFO = {
-    TASK: {
-        "demo_0": {"noops_removed": 3, "dropped": None},
-        "demo_9": {"noops_removed": 1, "dropped": "not solved <b>"},
-    }
-}
+VERDICT = Verdict(True, [], 30, 3, "rendered", None, None)
+METAINFO = {TASK: {"demo_0": VERDICT, "demo_9": replace(VERDICT, noops_removed=1, dropped="not solved <b>")}}
 ATTEMPTS = {"tasks": {TASK: {"demos": {"demo_1": {"distance_to_official_m": 0.004, "failed": [{}, {}]}}}}}
 
 

@@ -56,7 +56,7 @@ def test_the_study_s_own(project, capsys, monkeypatch):
     assert inspect(*words) == 0
     page = project / "outputs" / "inspect" / "inspect_object.html"
     first = page.read_bytes()
-    assert b"Stage split: " in first
+    assert b"Stage split object: " in first
     assert b"6 / 2" in first, "train / test"
     capsys.readouterr()
     assert inspect(*words) == 0
@@ -73,14 +73,15 @@ def test_the_study_s_own(project, capsys, monkeypatch):
         (("--data", "nowhere"), "--data nowhere does not exist"),
         (("--data", "."), "did you mean demos or other?"),
         (("--data", "demos", "--subset", "goal"), "--subset goal, but demos has demonstrations of spatial"),
-        (("--data", "other"), "only cat_demo.hdf5"),
+        (("--data", "other"), "other/cat_demo.hdf5 is of no task of libero_spatial, "),
         (("--data", "demos", "data.test_fraction=2"), "data.test_fraction=2"),
     ],
 )
 def test_refused_with_what_mends_it(project, capsys, words, says):
     write_synthetic_subset(project / "demos", Subset.SPATIAL, tasks=(0,), demos=1)
     (project / "other").mkdir()
-    (project / "other" / "cat_demo.hdf5").touch()
+    with h5py.File(project / "other" / "cat_demo.hdf5", "w") as file:
+        file.create_group("data")
     assert inspect(*words) == 2
     assert says in capsys.readouterr().err
     assert not (project / "outputs").exists()
