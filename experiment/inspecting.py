@@ -76,7 +76,7 @@ def _known_of_study(data: Data, subset: Subset) -> Known:
         metainfo=_metainfo(source.folder if source.clean and source.folder else regenerated, subset),
         attempts=_json(demos / "demos.json"),
         remarks=tuple(
-            f"Stage {node.label}: {node.key}{'' if _entry(data, node).is_dir() else ', no output; the command says why'}"
+            f"Stage {node.label}: {node.key}{'' if _entry(data, node).is_dir() else ', without output'}"
             for node in {node.key: node for node in nodes}.values()
         ),
     )
