@@ -1,6 +1,11 @@
 """Train and test demonstrations: by demonstration, within each task, before anything is fitted.
 
-The order of a task's demonstrations is that of a hash of (seed, id), so adding demonstrations moves few others.
+Which demonstrations of a task are held out is decided by their numbers and the seed alone: the numbers 0, 1, 2, ... are
+cut into blocks of 1 / fraction, and one of each block is drawn; of the first block, one of the first four. A task that
+holds none of the numbers drawn (replays drop some) gives up the one that comes first in the order of a hash.
+
+Guaranteed when demonstrations are added to a task that has four or more: no training demonstration becomes a test
+demonstration, and a test demonstration becomes a training one only where it was such a stand-in.
 """
 
 from __future__ import annotations
@@ -31,27 +36,34 @@ class Split:
     test: tuple[EpisodeId, ...]
 
 
-def _rank(episode: EpisodeId, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {episode}".encode()).hexdigest()
+def _draw(*key: object) -> int:
+    """A large number that depends on the key and on nothing else."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest()[:8], "little")
 
 
-def num_test(demos: int, fraction: float) -> int:
-    """Test demonstrations among `demos` of one task: round(demos * fraction), halves to even; one of four or more."""
-    if fraction == 0:
-        return 0
-    return max(round(demos * fraction), int(demos >= MIN_DEMOS_FOR_TEST))
+def is_drawn(episode: EpisodeId, fraction: float, seed: int) -> bool:
+    """Whether this is the test demonstration of its block. fraction in (0, 0.5]."""
+    block = int(episode.demo * fraction)
+    if round((block + 1) / fraction) <= episode.demo:  # a block begins at its number / fraction, rounded
+        block += 1
+    first, size = round(block / fraction), round((block + 1) / fraction) - round(block / fraction)
+    among = min(size, MIN_DEMOS_FOR_TEST) if block == 0 else size
+    return episode.demo == first + _draw(seed, episode.subset, episode.task_id, block) % among
 
 
 def split_episodes(episodes: Sequence[EpisodeId], fraction: float, seed: int) -> Split:
-    """Divide each task's episodes. fraction in [0, 0.5]. Does not depend on the order of `episodes`."""
-    train: list[EpisodeId] = []
-    test: list[EpisodeId] = []
+    """Divide each task's episodes. fraction in [0, 0.5]. Does not depend on the order of `episodes`.
+
+    A task of four or more has at least one test demonstration, smaller ones have none.
+    """
+    held_out: set[EpisodeId] = set()
     for _, group in groupby(sorted(episodes), key=lambda e: (e.subset, e.task_id)):
-        ranked = sorted(group, key=lambda e: _rank(e, seed))
-        count = num_test(len(ranked), fraction)
-        test += ranked[:count]
-        train += ranked[count:]
-    return Split(tuple(sorted(train)), tuple(sorted(test)))
+        demos = list(group)
+        if fraction > 0 and len(demos) >= MIN_DEMOS_FOR_TEST:
+            drawn = {e for e in demos if is_drawn(e, fraction, seed)}
+            held_out |= drawn or {min(demos, key=lambda e: _draw(seed, e))}
+    ordered = sorted(episodes)
+    return Split(tuple(e for e in ordered if e not in held_out), tuple(e for e in ordered if e in held_out))
 
 
 def save_split(path: Path, split: Split) -> None:
