@@ -61,6 +61,14 @@ class Mode(StrEnum):
     THINK = "think"
 
 
+class Normalization(StrEnum):
+    """How pose deltas are scaled; the names are OpenVLA's and Octo's. See `data_pipeline.action_stats`."""
+
+    NORMAL = "normal"
+    BOUNDS = "bounds"
+    BOUNDS_Q99 = "bounds_q99"
+
+
 def not_in_key(default: Any) -> Any:
     """A field that cannot change a result (workers, devices): not part of a stage's key."""
     return field(default=default, metadata={"key": False})
@@ -258,7 +266,8 @@ class ActionConfig:
     tokenizer: str = "physical-intelligence/fast"  # a hub id or path of FAST+'s data files, or `fit`
     scale: float = 10.0
     codes: int = 2048
-    half_range_floor: float = 0.0  # of the q01..q99 range per dimension, so that tiny motions are not stretched
+    normalization: Normalization = Normalization.BOUNDS_Q99
+    half_range_floor: float = 0.0  # smallest action that becomes 1, per dimension, so that tiny motions stay tiny
 
     def __post_init__(self) -> None:
         in_range("action.horizon", self.horizon, 1, 64)

@@ -13,6 +13,7 @@ from configs.schema import (
     LoraConfig,
     Mode,
     ModelConfig,
+    Normalization,
     OptimizerConfig,
     PhaseSpec,
     Subset,
@@ -68,6 +69,7 @@ class StatsSlice:
 
     subset: Subset
     half_range_floor: float
+    normalization: Normalization
 
 
 @dataclass(frozen=True)

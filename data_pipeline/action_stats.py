@@ -1,7 +1,13 @@
 """Action statistics of the training demonstrations, and the normalisation made of them with its inverse.
 
-File format: OpenVLA's dataset_statistics.json. Normalisation: its BOUNDS_Q99, [q01, q99] -> [-1, 1], clipped.
-The gripper is not normalised (mask false): the environment's -1 open / +1 close stands as 1 open / 0 close, as in
+File format: OpenVLA's dataset_statistics.json, with two keys more, `normalization` and `half_range_floor`, so that
+whoever reads the file can invert what training did. A pose delta a becomes (a - centre) / unit:
+
+    normal      centre mean, unit standard deviation; not clipped
+    bounds      [min, max] -> [-1, 1], clipped
+    bounds_q99  [q01, q99] -> [-1, 1], clipped; the default
+
+The gripper is never normalised (mask false): the environment's -1 open / +1 close stands as 1 open / 0 close, as in
 NORA's training data.
 """
 
@@ -9,14 +15,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, Normalization, check
 from configs.slices import StatsSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
@@ -28,9 +34,15 @@ DIMENSIONS = ("dx", "dy", "dz", "rx", "ry", "rz", "gripper")
 GRIPPER = ACTION_DIM - 1
 MASK = np.arange(ACTION_DIM) != GRIPPER
 """Which dimensions are normalised."""
-SMALLEST_RANGE = 1e-4
-"""A q99 - q01 below it, in action units (5 micrometres), cannot be stretched to [-1, 1]."""
+SMALLEST_UNIT = 5e-5
+"""A unit below it, in actions (2.5 micrometres), cannot be stretched to 1."""
 SUMMARY_KEYS = ("mean", "std", "min", "max", "q01", "q99")
+COLUMNS = {
+    Normalization.NORMAL: ("mean", "std"),
+    Normalization.BOUNDS: ("min", "max"),
+    Normalization.BOUNDS_Q99: ("q01", "q99"),
+}
+"""What of the record each mode reads. `half_range_floor` has been applied to these two columns of the file."""
 
 
 def gripper_to_nora(gripper: np.ndarray) -> np.ndarray:
@@ -66,49 +78,95 @@ def summary(values: np.ndarray) -> dict[str, list[float]]:
     return {key: column.tolist() for key, column in zip(SUMMARY_KEYS, columns, strict=True)}
 
 
+def _centre_and_unit(mode: Normalization, columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = columns
+    return (first, second) if mode is Normalization.NORMAL else ((first + second) / 2, (second - first) / 2)
+
+
 @dataclass(frozen=True)
 class ActionStatistics:
     """The statistics of one data set and what normalises with them."""
 
     dataset: str  # e.g. libero_object
-    low: np.ndarray  # float64 [7]: q01, floored; the gripper's entry is unused
-    high: np.ndarray  # float64 [7]
+    mode: Normalization
+    centre: np.ndarray  # float64 [7]: the action that becomes 0; the gripper's entry is unused
+    unit: np.ndarray  # float64 [7]: what must be added to it to become 1
     record: Mapping[str, Any]  # the file's entry of `dataset`
 
+    @property
+    def largest(self) -> float:
+        """Largest magnitude that `normalize` gives to actions in [-1, 1]: 1 where it clips."""
+        reach = (1 + np.abs(self.centre)) / self.unit
+        return float(reach[MASK].max()) if self.mode is Normalization.NORMAL else 1.0
+
     def normalize(self, actions: np.ndarray) -> np.ndarray:
-        """Environment actions [..., 7] -> float32 [..., 7]: six in [-1, 1], clipped; gripper 1 open / 0 close."""
+        """Environment actions [..., 7] -> float32 [..., 7]: six within +-`largest`; gripper 1 open / 0 close."""
         actions = to_nora(actions)
-        scaled = np.clip(2 * (actions - self.low) / (self.high - self.low) - 1, -1, 1)
-        return np.where(MASK, scaled, actions).astype(np.float32)
+        return np.where(MASK, self._clip((actions - self.centre) / self.unit), actions).astype(np.float32)
 
     def unnormalize(self, actions: np.ndarray) -> np.ndarray:
-        """Inverse of `normalize` inside the bounds; the gripper comes back as exactly -1 or +1. float32 [..., 7]."""
+        """Inverse of `normalize` where nothing was clipped; the gripper is exactly -1 or +1. float32 [..., 7]."""
         actions = np.asarray(actions, np.float64)
-        scaled = (np.clip(actions, -1, 1) + 1) / 2 * (self.high - self.low) + self.low
+        scaled = self._clip(actions) * self.unit + self.centre
         return np.where(MASK, scaled, gripper_to_env(actions)).astype(np.float32)
+
+    def _clip(self, values: np.ndarray) -> np.ndarray:
+        return values if self.mode is Normalization.NORMAL else np.clip(values, -1, 1)
 
     @classmethod
     def of(
-        cls, dataset: str, actions: Iterable[np.ndarray], proprio: Iterable[np.ndarray], half_range_floor: float = 0.0
+        cls,
+        dataset: str,
+        actions: Iterable[np.ndarray],
+        proprio: Iterable[np.ndarray],
+        half_range_floor: float = 0.0,
+        mode: Normalization = Normalization.BOUNDS_Q99,
     ) -> ActionStatistics:
         """From the training episodes' environment actions [T, 7] and proprioception [T, 8].
 
-        Raises ConfigError where a dimension does not move, so that it has no range to normalise by.
+        half_range_floor: the smallest unit; centres stay. Raises ConfigError where a dimension does not move, so that
+        it has no range to normalise by.
         """
         episodes = [to_nora(a) for a in actions]
         if not episodes:
             raise ConfigError(f"{dataset}: no training demonstrations; add some or lower data.test_fraction")
         summed = summary(np.concatenate(episodes))
-        low, high = floored_bounds(np.array(summed["q01"]), np.array(summed["q99"]), half_range_floor)
-        _check_ranges(dataset, low, high)
+        first, second = (np.array(summed[key]) for key in COLUMNS[mode])
+        if mode is Normalization.NORMAL:
+            second = np.maximum(second, half_range_floor)
+        else:
+            first, second = floored_bounds(first, second, half_range_floor)
+        used = dict(zip(COLUMNS[mode], (first.tolist(), second.tolist()), strict=True))
         record = {
-            "action": summed | {"q01": low.tolist(), "q99": high.tolist(), "mask": MASK.tolist()},
+            "action": summed | used | {"mask": MASK.tolist()},
             "proprio": summary(np.concatenate(list(proprio))),
             "num_transitions": sum(map(len, episodes)),
             "num_trajectories": len(episodes),
+            "normalization": mode.value,
             "half_range_floor": half_range_floor,
         }
-        return cls(dataset, low, high, record)
+        return cls.from_record(dataset, record)
+
+    @classmethod
+    def from_record(cls, dataset: str, record: Mapping[str, Any], where: str = "") -> ActionStatistics:
+        """From an entry of a dataset_statistics.json; one of OpenVLA's, which names no mode, is bounds_q99.
+
+        Raises ConfigError, naming `where` it came from, for what cannot be normalised with.
+        """
+        name, action = f"{where}{dataset}", record["action"]
+        text = record.get("normalization", Normalization.BOUNDS_Q99.value)
+        modes = [mode.value for mode in Normalization]
+        check(text in modes, f"{name}: normalization={text!r}; allowed: {', '.join(modes)}")
+        mode = Normalization(text)
+        columns = [np.array(action[key], np.float64) for key in COLUMNS[mode]]
+        masked = action.get("mask", MASK.tolist()) == MASK.tolist()
+        check(
+            masked and all(column.shape == (ACTION_DIM,) for column in columns),
+            f"{name}: {', '.join(COLUMNS[mode])} and mask must be those of {ACTION_DIM} dimensions, the last unmasked",
+        )
+        centre, unit = _centre_and_unit(mode, columns)
+        _check_units(name, unit)
+        return cls(dataset, mode, centre, unit, record)
 
     @classmethod
     def load(cls, path: Path, dataset: str | None = None) -> ActionStatistics:
@@ -118,13 +176,7 @@ class ActionStatistics:
             dataset = next(iter(entries))
         if dataset is None or dataset not in entries:
             raise ConfigError(f"{path} has no statistics of {dataset!r}; it has {', '.join(entries)}")
-        action = entries[dataset]["action"]
-        low, high = np.array(action["q01"], np.float64), np.array(action["q99"], np.float64)
-        masked = action.get("mask", MASK.tolist()) == MASK.tolist()
-        if low.shape != (ACTION_DIM,) or high.shape != (ACTION_DIM,) or not masked:
-            raise ConfigError(f"{path}: {dataset}: q01, q99 and mask must be those of 7 dimensions, the last unmasked")
-        _check_ranges(dataset, low, high)
-        return cls(dataset, low, high, entries[dataset])
+        return cls.from_record(dataset, entries[dataset], f"{path}: ")
 
     def save(self, path: Path) -> None:
         """Write {dataset: record}, atomically."""
@@ -133,13 +185,13 @@ class ActionStatistics:
         os.replace(partial, path)
 
 
-def _check_ranges(dataset: str, low: np.ndarray, high: np.ndarray) -> None:
-    too_narrow = MASK & ~(high - low >= SMALLEST_RANGE)
-    flat = [name for name, bad in zip(DIMENSIONS, too_narrow, strict=True) if bad]
+def _check_units(name: str, unit: np.ndarray) -> None:
+    too_narrow = MASK & ~(unit >= SMALLEST_UNIT)
+    flat = [dimension for dimension, bad in zip(DIMENSIONS, too_narrow, strict=True) if bad]
     if flat:
         raise ConfigError(
-            f"{dataset}: action dimension {', '.join(flat)} hardly moves in the training demonstrations "
-            f"(q99 - q01 below {SMALLEST_RANGE:g}); add demonstrations or set action.half_range_floor, e.g. 0.3"
+            f"{name}: action dimension {', '.join(flat)} hardly moves in the training demonstrations "
+            f"(half range below {SMALLEST_UNIT:g}); add demonstrations or set action.half_range_floor, e.g. 0.3"
         )
 
 
@@ -153,6 +205,7 @@ def run_stats(config: StatsSlice, context: StageContext) -> list[str]:
         (e.actions for e in episodes),
         (e.proprio for e in episodes),
         config.half_range_floor,
+        config.normalization,
     )
     statistics.save(context.work / STATISTICS_FILE)
     return [STATISTICS_FILE]

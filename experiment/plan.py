@@ -107,7 +107,10 @@ class Data:
     def stats(self, subset: Subset) -> StageNode:
         """Action bounds over training demos."""
         inputs = {"regenerate": self.regenerate(subset), "split": self.split(subset)}
-        return make_node("stats", subset.value, StatsSlice(subset, self.config.action.half_range_floor), inputs)
+        action = self.config.action
+        return make_node(
+            "stats", subset.value, StatsSlice(subset, action.half_range_floor, action.normalization), inputs
+        )
 
     def annotate(self, subset: Subset) -> StageNode:
         """Chain of thought per step."""

@@ -1,4 +1,4 @@
-"""FAST: action chunk float32 [H, 7] in [-1, 1] <-> codes 0..num_codes-1 (<robot_action_i> in the sequence).
+"""FAST: normalised action chunk float32 [H, 7] <-> codes 0..num_codes-1 (<robot_action_i> in the sequence).
 
 DCT-II (orthonormal) along time, times `scale`, rounded, flattened row-major [time, dim], byte-pair encoded.
 Source of the scheme: FAST (Pertsch et al. 2025, arXiv 2501.09747); its decoder answers a malformed sequence with
@@ -42,6 +42,7 @@ class Alphabet(Protocol):
     """How integer coefficients become codes."""
 
     num_codes: int
+    largest: int  # every coefficient of at most this magnitude can be spelled
 
     def spell(self, coefficients: np.ndarray) -> list[int]:
         """Int [N] -> codes."""
@@ -78,8 +79,21 @@ class FastTokenizer:
         """H x 7: what every valid sequence spells, exactly."""
         return self.horizon * ACTION_DIM
 
+    @property
+    def reach(self) -> float:
+        """Every chunk of values up to this magnitude can be spelled. See `fit`."""
+        return self.alphabet.largest / (self.scale * math.sqrt(2 * self.horizon))
+
+    def check_reach(self, largest: float) -> None:
+        """Raise ConfigError where normalised actions may be too large to be spelled (action.normalization=normal)."""
+        check(
+            largest <= self.reach * (1 + 1e-9),
+            f"normalised actions may reach {largest:.3g}, and this action tokenizer spells up to {self.reach:.3g}; use "
+            "action.normalization=bounds_q99, or raise action.half_range_floor",
+        )
+
     def encode(self, chunk: np.ndarray) -> list[int]:
-        """chunk: float [H, 7], normalised, in [-1, 1]. Returns codes."""
+        """chunk: float [H, 7], normalised, values up to `reach`. Returns codes."""
         assert chunk.shape == (self.horizon, ACTION_DIM), chunk.shape
         return self.alphabet.spell(quantise(chunk, self.scale))
 
@@ -148,16 +162,16 @@ class SymbolAlphabet:
     def __init__(self, tokenizer: Tokenizer, limit: int, num_codes: int) -> None:
         self.num_codes = num_codes
         self._tokenizer = tokenizer
-        self._limit = limit
+        self._limit = self.largest = limit
         self._spelling: dict[int, np.ndarray] = {
             code: np.array([ord(c) - _PRIVATE_USE - limit for c in text], np.int64)
             for text, code in tokenizer.get_vocab(with_added_tokens=False).items()
         }
 
     def spell(self, coefficients: np.ndarray) -> list[int]:
-        """Coefficients outside -limit..limit cannot come from actions in [-1, 1]."""
+        """Coefficients outside -limit..limit cannot come from values up to `FastTokenizer.reach`."""
         if np.abs(coefficients).max(initial=0) > self._limit:
-            raise ValueError(f"a coefficient exceeds {self._limit}: the chunk is not normalised to [-1, 1]")
+            raise ValueError(f"a coefficient exceeds {self._limit}: the chunk is not normalised as for this fit")
         return self._tokenizer.encode(_symbols(coefficients, self._limit)).ids
 
     def read(self, codes: Sequence[int]) -> np.ndarray:
@@ -180,16 +194,21 @@ class SymbolAlphabet:
         return {"alphabet": "symbols", "limit": self._limit, "num_codes": self.num_codes, "tokenizer": tokenizer}
 
 
-def fit(chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int) -> FastTokenizer:
-    """Fit symbols on chunks (each float [H, 7] in [-1, 1]). Deterministic in the multiset of chunks.
+def fit(
+    chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int, largest: float = 1.0
+) -> FastTokenizer:
+    """Fit symbols on chunks, each float [H, 7] of values up to `largest`. Deterministic in the multiset of chunks.
 
-    The alphabet covers every chunk in [-1, 1], seen or not: an orthonormal DCT coefficient of H such values is at
-    most sqrt(2 H) in size.
+    The alphabet covers every such chunk, seen or not: an orthonormal DCT coefficient of H values in [-1, 1] is at
+    most sqrt(2 H) in size. Raises ConfigError where that takes more codes than there are, as it may where
+    normalisation does not clip.
     """
-    limit = math.ceil(scale * math.sqrt(2 * horizon))
+    limit = math.ceil(scale * math.sqrt(2 * horizon) * largest)
     check(
-        2 * limit + 1 <= num_codes and 2 * limit + 1 <= _PRIVATE_USE_SIZE,
-        f"action.codes={num_codes} : scale {scale:g} and horizon {horizon} need at least {2 * limit + 1}",
+        2 * limit + 1 <= min(num_codes, _PRIVATE_USE_SIZE),
+        f"action.codes={num_codes}: scale {scale:g}, horizon {horizon} and normalised actions up to {largest:.3g} need "
+        f"at least {2 * limit + 1} (allowed: up to {_PRIVATE_USE_SIZE}); raise action.codes or "
+        "action.half_range_floor, or use action.normalization=bounds_q99",
     )
     tokenizer = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -215,6 +234,7 @@ class ByteAlphabet:
 
     def __init__(self, tokenizer: Tokenizer, min_token: int, num_codes: int) -> None:
         self.num_codes = num_codes
+        self.largest = min(-min_token, _TWO_BYTE_LIMIT - 1 + min_token)
         self._tokenizer = tokenizer
         self._min_token = min_token
 

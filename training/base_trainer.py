@@ -9,7 +9,7 @@ Same loop, same resume as the adapters.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -24,7 +24,6 @@ from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
-from training import action_tokenizer
 from training.dataset import (
     ACTION,
     REASONING,
@@ -41,7 +40,7 @@ from training.layout import Layout, Span, flatten, render_reasoning, role_weight
 from training.lora_model import ACTION_TOKENIZER_FILE, TINY, make_layout
 from training.lora_trainer import METRICS_FILE, Run, fit, make_accelerator, set_threads
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
-from training.train_inputs import chunks
+from training.train_inputs import make_actions
 
 BASE_FOLDER = "base"
 LANGUAGE = PhaseSpec("base", (Segment(Role.TEXT, REASONING, 0.5), Segment(Role.ACTION, ACTION)))
@@ -53,9 +52,12 @@ GREY = 128
 def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     """Inputs regenerate/<s>, split/<s>, stats/<s>, annotate/<s> for each subset s."""
     check(config.model.base == TINY, f"model.base={config.model.base!r} is not trained here; only {TINY!r} is")
+    check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with tiny: fit")
     set_threads(config.trainer)
-    data = _load_data(config, context)
-    actions = action_tokenizer.fit(chunks(data), config.action.horizon, config.action.scale, config.action.codes)
+    statistics = {s: ActionStatistics.load(context.inputs[f"stats/{s}"] / STATISTICS_FILE) for s in config.subsets}
+    data = _load_data(config, context, statistics)
+    largest = max(s.largest for s in statistics.values())
+    actions = make_actions(config.action, (e.actions for e in data.episodes), largest)
     tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     accelerator = make_accelerator(config.trainer, "no")
     model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
@@ -83,11 +85,10 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     return [BASE_FOLDER, METRICS_FILE]
 
 
-def _load_data(config: BaseSlice, context: StageContext) -> TrainingData:
+def _load_data(config: BaseSlice, context: StageContext, statistics: Mapping[Subset, ActionStatistics]) -> TrainingData:
     """All subsets' training episodes, each normalised with its own statistics."""
     inputs, names = context.inputs, {s: s.value for s in config.subsets}
     sources = {s: Hdf5Source(inputs[f"regenerate/{name}"], s) for s, name in names.items()}
-    statistics = {s: ActionStatistics.load(inputs[f"stats/{name}"] / STATISTICS_FILE) for s, name in names.items()}
 
     def training(subset: Subset) -> Iterator[Episode]:
         split = load_split(inputs[f"split/{names[subset]}"] / SPLIT_FILE)

@@ -235,7 +235,7 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     base = locate_base(config.model.base, config.model.revision, _tiny_base(context.inputs))
     statistics = ActionStatistics.load(context.inputs["stats"] / STATISTICS_FILE)
     data = load_data(config, context, statistics)
-    actions = find_actions(config, base, data)
+    actions = find_actions(config, base, data, statistics)
     num_flow = num_flow_codes(config, data)
     accelerator = make_accelerator(config.trainer, config.mixed_precision)
     half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"

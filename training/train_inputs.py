@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from configs.schema import ConfigError, check
+from configs.schema import ActionConfig, ConfigError, check
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
@@ -16,7 +16,7 @@ from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations, load_flow_tokens
 from training import action_tokenizer
 from training.action_tokenizer import FastTokenizer
-from training.dataset import ACTION, FLOW, REASONING, TrainingData, load_training_data
+from training.dataset import ACTION, FLOW, REASONING, TrainingData, action_chunk, load_training_data
 from training.lora_model import ACTION_TOKENIZER_FILE, TINY, BaseFolder
 
 
@@ -57,26 +57,33 @@ def _sidecar(context: StageContext, stage: str, file: str, script: str, subset: 
     return context.inputs[stage] / file
 
 
-def find_actions(config: TrainSlice, base: BaseFolder, data: TrainingData) -> FastTokenizer:
-    """The base's own action tokenizer, else the configured FAST+ files, else a fit on this subset."""
-    action = config.action
+def find_actions(
+    config: TrainSlice, base: BaseFolder, data: TrainingData, statistics: ActionStatistics
+) -> FastTokenizer:
+    """The base's own action tokenizer, else `make_actions` on this subset. Raises ConfigError where it does not fit."""
     saved = base.path / ACTION_TOKENIZER_FILE
     if saved.is_file():
         actions = action_tokenizer.load(saved)
-    elif action.tokenizer == "fit":
-        actions = action_tokenizer.fit(chunks(data), action.horizon, action.scale, action.codes)
     else:
-        actions = action_tokenizer.from_hub_files(action.tokenizer, action.horizon)
+        actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
+    horizon = config.action.horizon
     check(
-        actions.horizon == action.horizon,
-        f"action.horizon={action.horizon}, but the base model's action tokenizer has horizon {actions.horizon}",
+        actions.horizon == horizon,
+        f"action.horizon={horizon}, but the base model's action tokenizer has horizon {actions.horizon}",
     )
+    actions.check_reach(statistics.largest)
     return actions
 
 
-def chunks(data: TrainingData) -> Iterator[np.ndarray]:
-    """Every normalised action chunk of the data."""
-    return (data.sample(number).parts[ACTION] for number in range(len(data)))
+def make_actions(action: ActionConfig, episodes: Iterable[np.ndarray], largest: float) -> FastTokenizer:
+    """The configured FAST+ files, or a fit on the normalised actions of training episodes (float [T, 7] each).
+
+    largest: of the normalised actions, see ActionStatistics.
+    """
+    if action.tokenizer != "fit":
+        return action_tokenizer.from_hub_files(action.tokenizer, action.horizon)
+    every = (action_chunk(actions, step, action.horizon) for actions in episodes for step in range(len(actions)))
+    return action_tokenizer.fit(every, action.horizon, action.scale, action.codes, largest)
 
 
 def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Subset
+from configs.schema import Normalization, Subset
 from configs.slices import SplitSlice, StatsSlice
 from data_pipeline.action_stats import STATISTICS_FILE, run_stats
 from data_pipeline.contract import CAMERAS, StageContext
@@ -104,5 +104,5 @@ def write_split_and_stats(
     output.mkdir(parents=True, exist_ok=True)
     context = StageContext(work=output, inputs={"regenerate": folder, "split": output})
     run_split(SplitSlice(subset, test_fraction, seed), context)
-    run_stats(StatsSlice(subset, half_range_floor), context)
+    run_stats(StatsSlice(subset, half_range_floor, Normalization.BOUNDS_Q99), context)
     return output / SPLIT_FILE, output / STATISTICS_FILE

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem
+from evaluation.decoding import ActionConstraint, CodeAutomaton
 from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks
 from training import action_tokenizer
 from training.action_tokenizer import FastTokenizer, UndecodableAction, byte_characters, from_hub_files
@@ -157,3 +158,31 @@ def test_a_missing_tokenizer_names_the_remedy(monkeypatch: pytest.MonkeyPatch, t
     (tmp_path / "processor_config.json").write_text("{}")
     with pytest.raises(ConfigError, match="'scale'"):
         from_hub_files(str(tmp_path), HORIZON)
+
+
+def test_actions_that_are_not_clipped_get_an_alphabet_that_spells_them_or_are_refused(
+    byte_level: FastTokenizer,
+) -> None:
+    """action.normalization=normal: the fit covers the largest possible value; other files say how far they reach."""
+    wide = action_tokenizer.fit([3.5 * c for c in smooth_chunks(200)], HORIZON, SCALE, 256, largest=5.0)
+    for chunk in (np.full((HORIZON, 7), 5.0), 5.0 * smooth_chunks(1, seed=3)[0]):
+        assert_round_trip(wide, chunk.astype(np.float32))
+    wide.check_reach(5.0)
+    with pytest.raises(ConfigError, match=r"up to 9 need at least 361 .*action.normalization=bounds_q99"):
+        action_tokenizer.fit(smooth_chunks(9), HORIZON, SCALE, 256, largest=9.0)
+    SYMBOLS.check_reach(1.0)
+    for tokenizer in (SYMBOLS, byte_level):
+        with pytest.raises(ConfigError, match="may reach 40, and this action tokenizer spells up to"):
+            tokenizer.check_reach(40.0)
+    assert byte_level.reach == pytest.approx(-MIN_TOKEN / SCALE / 4)
+
+
+def test_a_constrained_decode_reaches_what_the_wide_alphabet_spells() -> None:
+    wide = action_tokenizer.fit([3.5 * c for c in smooth_chunks(200)], HORIZON, SCALE, 256, largest=5.0)
+    following, coefficients = wide.transitions()
+    constraint = ActionConstraint(CodeAutomaton(coefficients, following), wide.num_coefficients)
+    state, left = constraint.start(1)
+    for code in wide.encode(np.full((HORIZON, 7), -5.0)):
+        assert constraint.allowed[state[0], left[0], code]
+        state, left = constraint.advance(state, left, np.array([code]))
+    assert (state[0], left[0]) == (0, 0)

@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.schema import OptimizerConfig, Role
+from configs.schema import ActionConfig, OptimizerConfig, Role
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.raw_loader import Hdf5Source
 from tests.helpers.tiny_adapter import BASELINE, SMALL
 from tests.helpers.training_study import TRAINER, write_study
-from training import action_tokenizer
 from training.dataset import SamplingPlan, StepInputs, TrainingData, image_grid, load_training_data, patchify
 from training.layout import Layout, inference_prefix
 from training.lora_model import make_layout
 from training.lora_trainer import Run, fit, make_accelerator
 from training.tiny_backbone import build_config, build_model, build_tokenizer
-from training.train_inputs import chunks
+from training.train_inputs import make_actions
 
 STEPS = 120
 LEARNING_RATE = 5e-3
@@ -68,7 +67,9 @@ def greedy(
 def test_sixty_four_chunks_are_memorised(tmp_path: Path) -> None:
     data, statistics = training_data(tmp_path)
     assert len(data) <= 64
-    actions = action_tokenizer.fit(chunks(data), 8, scale=5.0, num_codes=256)
+    actions = make_actions(
+        ActionConfig(horizon=8, tokenizer="fit", scale=5.0, codes=256), (e.actions for e in data.episodes), largest=1.0
+    )
     tokenizer = build_tokenizer([e.instruction for e in data.episodes], MODEL.text_vocab, 256)
     model = build_model(build_config(tokenizer, MODEL), 0)
     layout = make_layout(BASELINE, tokenizer, actions, 0, MODEL.image_size, MODEL.system_prompt)
