@@ -94,6 +94,16 @@ class ActionStatistics:
     record: Mapping[str, Any]  # the file's entry of `dataset`
 
     @property
+    def low(self) -> np.ndarray:
+        """The action that becomes -1: float64 [7]."""
+        return self.centre - self.unit
+
+    @property
+    def high(self) -> np.ndarray:
+        """The action that becomes 1: float64 [7]."""
+        return self.centre + self.unit
+
+    @property
     def largest(self) -> float:
         """Largest magnitude that `normalize` gives to actions in [-1, 1]: 1 where it clips."""
         reach = (1 + np.abs(self.centre)) / self.unit

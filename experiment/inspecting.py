@@ -149,7 +149,11 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
     statistics = None
     try:
         statistics = ActionStatistics.of(
-            SUITE_OF[subset], (e.actions for e in episodes), (e.proprio for e in episodes), floor
+            SUITE_OF[subset],
+            (e.actions for e in episodes),
+            (e.proprio for e in episodes),
+            floor,
+            config.action.normalization,
         )
     except ConfigError as problem:  # the page is there to show such data
         remarks.append(f"No statistics: {problem}")

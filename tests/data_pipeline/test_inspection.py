@@ -36,7 +36,7 @@ def inspection(tmp_path_factory):
     write_synthetic_subset(folder / "demos", Subset.OBJECT)
     split, stats = write_split_and_stats(folder / "demos", folder / "made", Subset.OBJECT)
     statistics = ActionStatistics.load(stats)
-    statistics = replace(statistics, low=statistics.low - 0.1, high=statistics.high + 0.1)
+    statistics = replace(statistics, unit=statistics.unit + 0.1)
     known = Known("synthetic", load_split(split), statistics, METAINFO, ATTEMPTS, ("made up",))
     found = inspect_folder(Hdf5Source(folder / "demos", Subset.OBJECT), known)
     return replace(found, tasks=tuple(replace(t, demos=tuple(map(sharp, t.demos))) for t in found.tasks))
@@ -158,7 +158,7 @@ def with_split(inspection, train, test):
 
 def with_narrow_statistics(inspection):
     statistics = inspection.known.statistics
-    narrow = replace(statistics, low=statistics.low / 2, high=statistics.high / 2)
+    narrow = replace(statistics, centre=statistics.centre / 2, unit=statistics.unit / 2)
     return replace(inspection, known=replace(inspection.known, statistics=narrow))
 
 
