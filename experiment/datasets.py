@@ -10,7 +10,9 @@ from pathlib import Path
 from configs.schema import Subset, check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
+from data_pipeline.metainfo import metainfo_name, read_metainfo, table
 from experiment import compose
+from experiment.flags import REGENERATED_PX
 from experiment.plan import Data, demos_view, expert_views
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
 from experiment.settings import Prepared, choice_of, data_workers, places_of, read_overrides, required_subset
@@ -54,19 +56,37 @@ def regenerate_libero(values: Namespace) -> int:
     check(suite in SUITE_OF.values(), f"--libero_task_suite {suite!r}; allowed: {', '.join(SUITE_OF.values())}")
     subset = parse_subset(suite)
     raw = _raw_folder(Path(values.libero_raw_data_dir), subset)
-    expert = made_by_expert(raw)
+    origin = EXPERT if made_by_expert(raw) else OFFICIAL
+    if values.image_resolution is None and not _is_set(values, "env.resolution"):
+        values.image_resolution = str(REGENERATED_PX)
     values.overrides = [*values.overrides, f"data.source={EXPERT}"]  # so that nothing else is looked for
     data, prepared = data_for(values, subset)
-    data = replace(data, sources={subset: DataSource(OFFICIAL, raw)}) if not expert else data
-    demos = _stored_demos(data, raw) or data.demos(subset)
-    node = replace_input(data.regenerate(subset), "demos", demos)
-    origin = EXPERT if expert else OFFICIAL
+    chosen = _is_set(values, "data.tasks")
+    demos = None if chosen else _stored_demos(data, raw)
+    node = replace_input(data.regenerate(subset), "demos", demos or _demos_in(data, subset, raw, every_task=not chosen))
+    env = data.config.env
+    drawn = f"drawing: {env.resolution} px, {env.look.value} look, {env.assets} assets (preset {data.config.preset})"
+    prepared = replace(prepared, said=(*prepared.said, drawn))
     note = f'{{"stage":"regenerate","demonstrations":"{origin}"}}'
     target = Path(values.libero_target_dir).absolute()
     done = _run_one(data, prepared, node, [View(node, target, redo=False, note=note)], values)
     if done.code == 0 and not values.dry_run:
+        print(table(read_metainfo(target / metainfo_name(subset))))
         print(f"regenerated demonstrations: {target}")
     return done.code
+
+
+def _is_set(values: Namespace, key: str) -> bool:
+    return any(override.startswith((f"{key}=", f"{key}.")) for override in values.overrides)
+
+
+def _demos_in(data: Data, subset: Subset, raw: Path, *, every_task: bool) -> StageNode:
+    """The files of a folder as they are: of every task that it holds, or of the configured ones."""
+    from data_pipeline.hdf5_reading import task_files  # h5py and scipy: only where files are read
+
+    tasks = replace(data.config.data.tasks, **{subset.value: tuple(task_files(raw, subset))})
+    config = replace(data.config, data=replace(data.config.data, tasks=tasks)) if every_task else data.config
+    return replace(data, config=config, sources={subset: DataSource(OFFICIAL, raw)}).demos(subset)
 
 
 def replace_input(node: StageNode, name: str, new: StageNode) -> StageNode:

@@ -10,6 +10,9 @@ from typing import NoReturn
 from configs.schema import ConfigError, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
+REGENERATED_PX = 256
+"""What `regenerate_libero` draws, whatever the preset says."""
+
 
 class Parser(argparse.ArgumentParser):
     """Every flag in both spellings; problems are ConfigErrors with the nearest flag."""
@@ -43,6 +46,11 @@ def _places_flags(parser: Parser) -> None:
     parser.flag("num_workers", type=int, help=f"{workers}; evaluation {EvalConfig.sim_workers}")
 
 
+def _skip_bad_flag(parser: Parser) -> None:
+    text = "leave out raw demonstrations that cannot be used, and list them"
+    parser.flag("skip-bad", action="store_const", const="true", help=text)
+
+
 def _subset_flag(parser: Parser) -> None:
     parser.flag("subset", help="spatial, object, goal, long (libero_10 is long)")
 
@@ -60,6 +68,7 @@ def _run_flags(parser: Parser) -> None:
     _optimisation_flags(parser)
     parser.flag("num_trials", help="episodes per task")
     parser.flag("mode", choices=("no_think", "think", "both"))
+    _skip_bad_flag(parser)
     _llm_flags(parser)
     _places_flags(parser)
 
@@ -87,7 +96,8 @@ def _regenerate_flags(parser: Parser) -> None:
     parser.flag("libero_task_suite", required=True, help=", ".join(SUITE_OF.values()))
     parser.flag("libero_raw_data_dir", required=True)
     parser.flag("libero_target_dir", required=True)
-    parser.flag("image_resolution")
+    parser.flag("image_resolution", help=f"pixels, square; default {REGENERATED_PX}")
+    _skip_bad_flag(parser)
     _places_flags(parser)
 
 

@@ -84,11 +84,11 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path)
     env = _resolve_assets(config.env)
     sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
     for source in sources.values():
-        check_drawn_alike(source, env)
         check(
             not (config.data.skip_bad and source.clean),
             f"data.skip_bad acts where raw files are regenerated, and {source.folder} is clean already; leave it out",
         )
+        check_drawn_alike(source, env)
     backend = _resolve_flow(config.flow.backend, sources)
     if config.env.assets == "auto":
         decisions.append(f"assets: {env.assets} (env.assets)")

@@ -28,6 +28,7 @@ FLAG_KEYS = {
     "protocol": "eval.protocol",
     "episodes_per_task": "data.demos_per_task",
     "image_resolution": "env.resolution",
+    "skip_bad": "data.skip_bad",
     "backend": "flow.backend",
 }
 """Flags that are another spelling of a configuration key."""

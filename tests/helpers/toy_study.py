@@ -9,9 +9,12 @@ import os
 from pathlib import Path
 
 from configs.schema import ConfigError, canonical
+from data_pipeline.metainfo import metainfo_name
 from experiment.stages import STAGES, StageKind, digest
 
 MODULE = "tests.helpers.toy_study"
+METAINFO = "TOY_METAINFO"
+"""Environment variable: what the toy regeneration writes as its metainfo."""
 
 
 def install(monkeypatch):
@@ -42,7 +45,9 @@ def official(config, context):
 
 
 def regenerate(config, context):
-    return _write(context, config, "task0_demo.hdf5", "libero_metainfo.json")
+    outputs, metainfo = _write(context, config, "task0_demo.hdf5"), metainfo_name(config.subset)
+    (context.work / metainfo).write_text(os.environ.get(METAINFO, "{}"))
+    return [*outputs, metainfo]
 
 
 def split(config, context):

@@ -1,0 +1,100 @@
+"""`regenerate_libero` as a command of its own, and official data however it lies in the data folder; toy stages."""
+
+import json
+
+import pytest
+
+from configs.schema import Subset
+from data_pipeline.libero_utils import demo_file
+from data_pipeline.metainfo import Verdict, write_metainfo
+from experiment.cli import main
+from experiment.resolve import find_source
+from experiment.store import Store
+from tests.helpers import toy_study
+from tests.helpers.synthetic import write_synthetic_subset
+
+COMMAND = "--libero_task_suite libero_object --libero_raw_data_dir data/libero_object --libero_target_dir data/clean"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Raw demonstrations of tasks 0, 2 and 9 of object, and no CUDA device: the tiny preset, which has 0 and 3."""
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("LIBERO_ASSETS_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_synthetic_subset(tmp_path / "data" / "libero_object", Subset.OBJECT, tasks=(0, 2, 9), demos=1, size=8)
+    return tmp_path
+
+
+def built(project, stage):
+    """Configurations of a stage's entries in the store."""
+    return [manifest.config for _, manifest in Store(project / "outputs" / ".store").manifests(stage)]
+
+
+def regenerate(*more):
+    return main("regenerate_libero", [*COMMAND.split(), *more])
+
+
+def test_every_task_of_the_folder_at_256_px(project, capsys):
+    assert regenerate() == 0
+    assert "drawing: 256 px, light look, builtin assets (preset tiny)" in capsys.readouterr().out
+    assert [config["tasks"] for config in built(project, "official")] == [[0, 2, 9]]
+    assert [(c["env"]["resolution"], c["skip_bad"]) for c in built(project, "regenerate")] == [(256, False)]
+
+
+def test_settings_that_are_given_win(project):
+    assert regenerate("env.resolution=64", "env.look=official", "data.tasks.object=[2]", "--skip-bad") == 0
+    assert [config["tasks"] for config in built(project, "official")] == [[2]]
+    (config,) = built(project, "regenerate")
+    assert (config["env"]["resolution"], config["env"]["look"], config["skip_bad"]) == (64, "official", True)
+
+
+def test_two_resolutions_are_a_contradiction(project, capsys):
+    assert regenerate("env.resolution=64", "--image_resolution", "128") == 2
+    assert "keep one" in capsys.readouterr().err
+
+
+def test_the_table_is_printed_again_when_nothing_runs(project, capsys, monkeypatch):
+    verdict = Verdict.of_bad("a NaN")
+    write_metainfo(project / "made", {"a_task": {"demo_3": verdict}})
+    monkeypatch.setenv(toy_study.METAINFO, (project / "made").read_text())
+    assert regenerate() == 0
+    first = capsys.readouterr().out
+    assert regenerate() == 0
+    again = capsys.readouterr().out
+    assert "nothing to do" in again
+    for text in (first, again):
+        assert "skipped: a_task, demo_3: a NaN" in text
+
+
+def test_expert_demonstrations_of_another_output_folder_are_taken_as_they_are(project):
+    assert main("generate_demos", ["--subset", "object", "--output_dir", "elsewhere"]) == 0
+    folder = project / "data" / "libero_object_expert"
+    for path in folder.glob("*.hdf5"):  # the toys' are no HDF5
+        path.unlink()
+    write_synthetic_subset(folder, Subset.OBJECT, tasks=(1,), demos=1, size=8)
+    argv = COMMAND.replace("data/libero_object ", "data/libero_object_expert ").split()
+    assert main("regenerate_libero", argv) == 0
+    assert not built(project, "demos")
+    assert [config["tasks"] for config in built(project, "official")] == [[1]]
+    assert json.loads((project / "data/clean/.nora_ecot.json").read_text())["demonstrations"] == "expert"
+
+
+def test_files_of_any_name_and_the_folder_libero_10_are_found(project, capsys):
+    raw = project / "data" / "libero_10"
+    write_synthetic_subset(raw, Subset.LONG, tasks=(5, 6), demos=1, size=8)
+    demo_file(raw, Subset.LONG, 5).rename(raw / "task1.hdf5")
+    assert find_source("auto", Subset.LONG, project / "data").folder == raw
+    argv = "--phase baseline --subset object --only regenerate data.tasks.object=[0,2] data.tasks.long=[5,6]"
+    assert main("run_experiment", [*argv.split(), "--skip-bad"]) == 0
+    assert f"data long: {raw} (raw)" in capsys.readouterr().out
+    files = {config["subset"]: config["files"] for config in built(project, "official")}
+    assert [name for name, _ in files["long"]] == [demo_file(raw, Subset.LONG, task).name for task in (5, 6)]
+    assert all(config["skip_bad"] for config in built(project, "regenerate"))
+
+
+def test_skipping_where_nothing_is_replayed_is_refused(project, capsys):
+    (project / "data" / "libero_object").rename(project / "data" / "libero_object_clean")
+    assert main("run_experiment", ["--phase", "baseline", "--subset", "object", "--skip-bad"]) == 2
+    assert "data.skip_bad acts where raw files are regenerated" in capsys.readouterr().err
