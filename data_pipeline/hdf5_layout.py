@@ -49,15 +49,15 @@ class DemoRecord:
     """One demonstration as it is written. Row t of every array is what held before action t."""
 
     actions: np.ndarray  # float64 [T, 7], exactly as executed
-    states: np.ndarray  # float64 [T, S]: flattened MuJoCo state (time, qpos, qvel)
+    states: np.ndarray | None  # float64 [T, S]: flattened MuJoCo state (time, qpos, qvel); None without a simulator
     observations: Mapping[str, np.ndarray]  # float64 [T, n] for each of OBSERVATION_WIDTHS
     images: Mapping[str, np.ndarray]  # camera (AGENTVIEW, WRIST) -> uint8 [T, H, W, 3], ImageFrame.GL
-    init_state: np.ndarray  # float64 [S]: the state that was set before settling
-    settle_steps: int  # no-op steps between init_state and row 0
-    fixture_poses: Mapping[str, tuple[float, ...]]  # as LiberoEnv.fixture_poses
-    seed: int  # of the reset
-    fingerprint: Mapping[str, Any]  # as LiberoEnv.fingerprint
     success: bool
+    init_state: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 [S]: set before settling
+    settle_steps: int = 0  # no-op steps between init_state and row 0
+    fixture_poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as LiberoEnv.fixture_poses
+    seed: int = 0  # of the reset
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)  # as LiberoEnv.fingerprint
     model_file: str = ""  # MJCF of official demonstrations; ours are rebuilt from the task and fixture_poses
 
 
@@ -73,11 +73,15 @@ def _robot_states(observations: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _check_record(record: DemoRecord, name: str) -> None:
     steps = len(record.actions)
-    arrays = {"actions": record.actions, "states": record.states, **record.observations, **record.images}
+    arrays = {"actions": record.actions, **_states(record), **record.observations, **record.images}
     wrong = {key: len(array) for key, array in arrays.items() if len(array) != steps}
     missing = set(OBSERVATION_WIDTHS) - set(record.observations) | set(IMAGE_KEYS) - set(record.images)
     if steps == 0 or wrong or missing:
         raise ValueError(f"{name}: {steps} actions, other lengths {wrong}, missing {sorted(missing)}")
+
+
+def _states(record: DemoRecord) -> dict[str, np.ndarray]:
+    return {} if record.states is None else {"states": record.states}
 
 
 def _write_group(parent: h5py.Group, name: str, record: DemoRecord) -> None:
@@ -86,7 +90,7 @@ def _write_group(parent: h5py.Group, name: str, record: DemoRecord) -> None:
     steps = len(record.actions)
     last = np.zeros(steps, np.uint8)
     last[-1] = record.success
-    columns = {"actions": record.actions, "states": record.states, "robot_states": _robot_states(record.observations)}
+    columns = {"actions": record.actions, **_states(record), "robot_states": _robot_states(record.observations)}
     for key, values in columns.items():
         group.create_dataset(key, data=np.asarray(values, np.float64), track_times=False)
     for key in ("rewards", "dones"):

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "rollouts of a trained adapter",
     "make_report": "the table, again, from the stored results",
     "inspect": "a page and a contact sheet of the demonstrations, to look at before training",
+    "download": "where the official data and assets come from; --use-hub fetches them",
     "doctor": "what this machine has and lacks",
     "worker": "(internal) runs stages for a driver",
     "run-stage": "(internal) runs one stage from its spec file",
@@ -60,6 +61,10 @@ def _dispatch(command: str, argv: list[str], phase: str) -> int:
         from experiment import doctor
 
         return doctor.main(argv)
+    if command == "download":
+        from experiment import download
+
+        return download.main(argv)
     from experiment import commands
 
     clean, secrets = strip_secrets(argv)

@@ -22,6 +22,9 @@ from data_pipeline.sim.boot import cache_root, user_assets_path
 HUB_REPOSITORY = "lerobot/libero-assets"
 """The Hugging Face data set that holds the official assets."""
 
+DOWNLOAD_FOLDER = "~/.cache/libero/assets"
+"""Where LIBERO itself downloads them to."""
+
 ASSETS_VARIABLE = "LIBERO_ASSETS_PATH"
 
 _FACTS = Path(__file__).with_name("asset_facts.json")
@@ -50,9 +53,8 @@ def resolve(kind: str) -> AssetSet:
         return AssetSet("official", official, _official_digest(official))
     if kind == "official":
         raise EnvironmentProblem(
-            f"the official LIBERO assets were not found. Fetch them with `hf download {HUB_REPOSITORY} --repo-type "
-            f"dataset --local-dir ~/.cache/libero/assets` (or set {ASSETS_VARIABLE} to where they are); or run with "
-            "the built-in set: env.assets=builtin"
+            f"the official LIBERO assets were not found. Fetch them with `nora-ecot download --assets --use-hub` "
+            f"(or set {ASSETS_VARIABLE} to where they are); or run with the built-in set: env.assets=builtin"
         )
     return _builtin()
 
@@ -75,7 +77,7 @@ def find_official() -> Path | None:
             )
         return Path(named).resolve()
     candidates = [Path(p) for p in (user_assets_path(),) if p]
-    candidates.append(Path("~/.cache/libero/assets").expanduser())
+    candidates.append(Path(DOWNLOAD_FOLDER).expanduser())
     candidates += _hub_snapshots()
     return next((path.resolve() for path in candidates if not _missing(path)), None)
 
