@@ -44,7 +44,7 @@ def fake_official(root: Path) -> Path:
 
 
 def test_official_assets_that_are_absent_are_asked_for_with_both_remedies(bare_machine: Path) -> None:
-    with pytest.raises(EnvironmentProblem, match=r"hf download lerobot/libero-assets.*env\.assets=builtin"):
+    with pytest.raises(EnvironmentProblem, match=r"nora-ecot download --assets --use-hub.*env\.assets=builtin"):
         assets.resolve("official")
     assert assets.resolve("auto").kind == "builtin"
 
