@@ -82,20 +82,21 @@ def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Gene
 
 def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int) -> Generator[Job]:
     """Yields jobs as they finish. A worker that dies takes the pool along: start again with what is left."""
-    for attempt in range(1, _POOL_ATTEMPTS + 1):
-        left = [job for job in jobs if not job.done]
+    in_vain = 0  # pools that died one after the other without finishing a job
+    while left := [job for job in jobs if not job.done]:
         spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
-        pool = ProcessPoolExecutor(max(1, min(workers, len(left))), spawn, _start_worker, (make_worker, os.getpid()))
+        pool = ProcessPoolExecutor(min(workers, len(left)), spawn, _start_worker, (make_worker, os.getpid()))
+        in_vain += 1
         try:
             futures = {pool.submit(_run_in_worker, job): job for job in left}
             for future in as_completed(futures):
                 future.result()
+                in_vain = 0
                 yield futures[future]
-            return
         except BrokenProcessPool as error:
-            if attempt == _POOL_ATTEMPTS:
+            if in_vain == _POOL_ATTEMPTS:
                 raise EnvironmentProblem(
-                    f"a simulator worker died in each of {_POOL_ATTEMPTS} attempts ({error}); "
+                    f"simulator workers died {_POOL_ATTEMPTS} times in a row ({error}), {len(left)} jobs are left; "
                     "check memory and software GL with `nora-ecot doctor`, or use fewer workers"
                 ) from error
         finally:
