@@ -236,8 +236,7 @@ class LocalExecutor:
         assert node is not None, "an idle worker speaks"
         worker.last_event = event
         if event["event"] == "progress":
-            running = self.board.running[node.key]
-            running.done, running.total, running.note = event["done"], event["total"], event["note"]
+            self.board.running[node.key].update(time.monotonic(), event["done"], event["total"], event["note"])
         elif event["event"] == "done":
             worker.node = None
             self._succeeded(node, time.monotonic() - worker.started)

@@ -24,11 +24,27 @@ class Running:
     done: int = 0
     total: int = 0
     note: str = ""
+    first: tuple[float, int] | None = None  # time of the first report, and what was done before it
+
+    def update(self, now: float, done: int, total: int, note: str) -> None:
+        """A report of the stage. What it found done at its first says nothing about its speed."""
+        self.done, self.total, self.note = done, total, note
+        if self.first is None and total:
+            self.first = now, done
+
+    def pace(self, now: float) -> str:
+        """`24.1/min, 2 min 05 s left`; empty while nothing is known."""
+        if self.first is None or self.done <= self.first[1] or now <= self.first[0]:
+            return ""
+        per_s = (self.done - self.first[1]) / (now - self.first[0])
+        left = f", {seconds_text((self.total - self.done) / per_s)} left" if self.done < self.total else ""
+        return f"{60 * per_s:.1f}/min{left}"
 
     def text(self, now: float) -> str:
-        """`train text_cot/object 12/60 (20 s) loss 3.1`."""
+        """`train text_cot/object 12/60 (20 s, 36.0/min, 1 min 20 s left) loss 3.1`."""
         count = f" {self.done}/{self.total}" if self.total else ""
-        return f"{self.label}{count} ({now - self.started:.0f} s) {self.note}".rstrip()
+        times = ", ".join(filter(None, (f"{now - self.started:.0f} s", self.pace(now))))
+        return f"{self.label}{count} ({times}) {self.note}".rstrip()
 
 
 @dataclass
@@ -92,12 +108,12 @@ class LiveDisplay:
         from rich.table import Table
 
         table = Table.grid(padding=(0, 2))
-        table.add_row(board.headline(), "", "", "")
+        table.add_row(board.headline(), "", "", "", "")
         now = time.monotonic()
         for stage in board.running.values():
             bar = ProgressBar(total=stage.total or 1, completed=stage.done, width=24)
             count = f"{stage.done}/{stage.total}" if stage.total else ""
-            table.add_row(f"  {stage.label}", bar, f"{count} {now - stage.started:.0f} s", stage.note)
+            table.add_row(f"  {stage.label}", bar, f"{count} {now - stage.started:.0f} s", stage.pace(now), stage.note)
         self.live.update(table)
 
 
