@@ -163,6 +163,10 @@ class EnvironmentProblem(Exception):
     """The machine lacks something (GL, disk, data, weights). The message says what and the remedies (exit 78)."""
 
 
+class StageFailed(Exception):
+    """A stage did its work and there is nothing to hand on. The message says what was tried and what to do (exit 1)."""
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a running stage may touch besides its configuration."""
@@ -171,6 +175,7 @@ class StageContext:
     inputs: Mapping[str, Path]  # input name -> finished, read-only output folder of that stage
     report: Callable[[int, int, str], None] = lambda done, total, note: None  # progress
     stop_requested: Callable[[], bool] = lambda: False
+    remarks: dict[str, Any] = field(default_factory=dict[str, Any])  # may differ from run to run: kept, never compared
 
     def checkpoint(self) -> None:
         """Call at safe points, after saving. Raises Interrupted when a stop was requested."""

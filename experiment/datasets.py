@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from configs.schema import Subset, check
+from data_pipeline import demo_outcomes
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.metainfo import metainfo_name, read_metainfo, table
@@ -45,9 +47,20 @@ def generate_demos(values: Namespace) -> int:
     data, prepared = data_for(values, subset)
     view = demos_view(data.places, data.demos(subset), subset)
     done = _run_one(data, prepared, view.node, [view], values)
+    if not values.dry_run:
+        _print_demos(Store(data.places.store), view.node, done)
     if done.code == 0 and not values.dry_run:
         print(f"demonstrations: {view.folder}")
     return done.code
+
+
+def _print_demos(store: Store, node: StageNode, done: Done) -> None:
+    """The table of a demos stage, finished now or before, or ended because of a task that cannot be done."""
+    manifest = done.manifests.get(node.key)
+    path = (store.entry(node.stage, node.key) if manifest else store.work(node.key)) / "demos.json"
+    if path.is_file():
+        remarks = manifest.remarks if manifest else {}
+        print("\n".join(demo_outcomes.table(json.loads(path.read_text(encoding="utf-8")), remarks)))
 
 
 def regenerate_libero(values: Namespace) -> int:

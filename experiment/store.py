@@ -18,7 +18,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Manifest:
     output: str
     seconds: float
     provenance: Mapping[str, str]  # commit, lock: recorded, never compared
+    remarks: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the stage; never compared
 
 
 class Store:
@@ -165,7 +166,8 @@ class Store:
         work.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         function = load(spec.function)
-        outputs = function(spec.build_config(), StageContext(work, folders, report, stop_requested))
+        context = StageContext(work, folders, report, stop_requested)
+        outputs = function(spec.build_config(), context)
         described = {
             "stage": spec.stage,
             "key": spec.key,
@@ -174,6 +176,7 @@ class Store:
             "config": spec.key_config,
             "inputs": {name: {"stage": m.stage, "key": m.key, "output": m.output} for name, m in inputs.items()},
             "provenance": provenance(),
+            "remarks": context.remarks,
         }
         return self._commit(work, outputs, described, time.monotonic() - started)
 

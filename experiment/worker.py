@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO, Any
 
 from configs.schema import ConfigError
-from data_pipeline.contract import EnvironmentProblem, Interrupted
+from data_pipeline.contract import EnvironmentProblem, Interrupted, StageFailed
 from data_pipeline.processes import die_with_parent
 from experiment.stages import StageSpec
 from experiment.store import Store
@@ -84,6 +84,9 @@ def run_one(store_root: Path, spec: StageSpec, emit: Emit, stop: Callable[[], bo
     except EnvironmentProblem as problem:
         emit({"event": "error", "code": EXIT_ENVIRONMENT, "message": str(problem)})
         return EXIT_ENVIRONMENT
+    except StageFailed as problem:
+        emit({"event": "error", "code": EXIT_FAILED, "message": str(problem)})
+        return EXIT_FAILED
     emit({"event": "done", "output": manifest.output, "seconds": manifest.seconds})
     return 0
 

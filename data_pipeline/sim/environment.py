@@ -124,9 +124,7 @@ class LiberoEnv:
         if self.data.warning.number[_BLOWN_UP].any():  # counted since the reset
             raise SimulationUnstableError(f"{self.task_name}: the simulation became unstable and started over")
         done = self.success()
-        mujoco.mj_kinematics(self.model, self.data)  # positions after the last substep, not before it
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        self._place()  # after the last substep, not before it
         return done
 
     def success(self) -> bool:
@@ -175,6 +173,12 @@ class LiberoEnv:
         self.data.qpos[:] = state[1 : 1 + self.model.nq]
         self.data.qvel[:] = state[1 + self.model.nq :]
         self._refresh()
+
+    def show(self, state: np.ndarray) -> None:
+        """Put a state in place for `render`, nothing else: the next thing is another `show`, or a reset."""
+        self.data.qpos[:] = state[1 : 1 + self.model.nq]
+        self._place()
+        self.raw._post_process()  # switches and lamps
 
     def fixture_poses(self) -> dict[str, tuple[float, ...]]:
         """Root body of each fixture -> position (3) and quaternion wxyz (4), world frame. Not part of `state`."""
@@ -265,6 +269,12 @@ class LiberoEnv:
             if body in self._fixtures.values():
                 positions[body] = _numbers(element.get("pos"), (0.0, 0.0, 0.0))
                 quaternions[body] = _numbers(element.get("quat"), (1.0, 0.0, 0.0, 0.0))
+
+    def _place(self) -> None:
+        """Positions of bodies, cameras and lights from the joints."""
+        mujoco.mj_kinematics(self.model, self.data)
+        mujoco.mj_comPos(self.model, self.data)
+        mujoco.mj_camlight(self.model, self.data)
 
     def _refresh(self) -> None:
         """Recompute what depends on the state, switches and lamps included (as LIBERO does after setting a state)."""

@@ -27,7 +27,7 @@ def install(monkeypatch):
 
 def _write(context, config, *names):
     inputs = {name: sorted(os.listdir(folder)) for name, folder in context.inputs.items()}
-    content = {"config": canonical(config), "inputs": inputs}
+    content = {"config": canonical(config), "inputs": inputs, "tasks": {}}
     for name in names:
         path = context.work / name
         path.parent.mkdir(parents=True, exist_ok=True)
