@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError, Normalization, check
+from configs.schema import ConfigError, Normalization, Subset, check
 from configs.slices import StatsSlice
-from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext
+from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import SUITE_OF
 from data_pipeline.raw_loader import Hdf5Source
@@ -205,17 +205,22 @@ def _check_units(name: str, unit: np.ndarray) -> None:
         )
 
 
+def statistics_of(
+    subset: Subset, training: Iterable[Episode], half_range_floor: float, mode: Normalization
+) -> ActionStatistics:
+    """Of a subset's training episodes. Raises ConfigError where they have no range to normalise by."""
+    actions, proprio = [], []
+    for episode in training:
+        actions.append(episode.actions)
+        proprio.append(episode.proprio)
+    return ActionStatistics.of(SUITE_OF[subset], actions, proprio, half_range_floor, mode)
+
+
 def run_stats(config: StatsSlice, context: StageContext) -> list[str]:
     """Stage `stats`, over training demonstrations only. Inputs `regenerate`, `split`."""
     source = Hdf5Source(context.inputs["regenerate"], config.subset)
     train = load_split(context.inputs["split"] / SPLIT_FILE).train
-    episodes = [source.open(episode) for episode in train]
-    statistics = ActionStatistics.of(
-        SUITE_OF[config.subset],
-        (e.actions for e in episodes),
-        (e.proprio for e in episodes),
-        config.half_range_floor,
-        config.normalization,
-    )
+    episodes = (source.open(episode) for episode in train)
+    statistics = statistics_of(config.subset, episodes, config.half_range_floor, config.normalization)
     statistics.save(context.work / STATISTICS_FILE)
     return [STATISTICS_FILE]

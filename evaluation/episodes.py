@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import EvalConfig, Mode, Subset
+
+if TYPE_CHECKING:
+    from data_pipeline.raw_loader import ReplayStart
 
 SETTLE_STEPS = 10
 """No-op steps after a reset, while objects fall into place; LIBERO's evaluations use 10."""
@@ -130,3 +133,4 @@ class EpisodeRequest:
     subset: Subset
     key: EpisodeKey
     protocol: Protocol
+    start: ReplayStart | None = None  # where a recording began, instead of the key's initial state

@@ -17,15 +17,12 @@ import torch
 
 from configs.schema import Mode, canonical, check
 from configs.slices import EvaluateSlice
-from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS
-from evaluation.decoding import ActionConstraint, CodeAutomaton
 from evaluation.episodes import make_protocol
 from evaluation.generation import Generator, Request, Written
+from evaluation.interface import Interface
 from evaluation.libero_eval import Subject
 from evaluation.policy_api import Decision, Observation
-from training.action_tokenizer import FastTokenizer
 from training.dataset import image_grid, patchify
 from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
@@ -60,16 +57,13 @@ class VlaPolicy:
 
     def __init__(self, loaded: LoadedPolicy, batching: Batching) -> None:
         self._layout: Layout = loaded.layout
-        self._image_size = loaded.card.image_size
-        self._actions: FastTokenizer = loaded.action_tokenizer
-        self._statistics: ActionStatistics = loaded.statistics
+        self._interface = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size)
         self._tokenizer = loaded.tokenizer
         self._batching = batching
-        end_state, count = self._actions.transitions()
         self._generator = Generator(
             loaded.model,
             loaded.layout.vocabulary,
-            ActionConstraint(CodeAutomaton(coefficients=count, following=end_state), self._actions.num_coefficients),
+            self._interface.constraint,
             action_tag_ids(loaded.layout),
             barred_from_text(loaded),
         )
@@ -91,11 +85,11 @@ class VlaPolicy:
         check(
             bool(opening) or not think, f"phase {self._layout.phase.name!r} has no reasoning; evaluate it in no_think"
         )
-        image = policy_image(observation.image, self._image_size)
+        image = self._interface.see(observation.image)
         request = Request(
             (*prompt, *opening, *observation.kept),
             patchify(torch.from_numpy(image[None])),
-            image_grid(1, self._image_size),
+            image_grid(1, len(image)),
         )
         return _Query(request, opening, observation.kept, think)
 
@@ -120,10 +114,9 @@ class VlaPolicy:
         return [replace(d, seconds=seconds) for d in decisions]
 
     def _decision(self, query: _Query, written: Written) -> Decision:
-        chunk = self._actions.decode(written.codes)
         reasoning = (*query.opening, *written.text) if query.think else query.kept
         return Decision(
-            actions=self._statistics.unnormalize(chunk),
+            actions=self._interface.actions(written.codes),
             reasoning=reasoning,
             text=self._readable(reasoning) if query.think else "",
             tokens=written.tokens,

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from evaluation.episodes import EpisodeKey
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -18,6 +20,7 @@ class Observation:
     think: bool  # reason before acting
     step: int  # environment steps since settling
     kept: tuple[int, ...] = ()  # ids of an earlier reasoning to act on; () for a new one
+    episode: EpisodeKey | None = None  # which one asks; for what replays recordings, a model has no use for it
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ recorded depends on how many workers there are or on who was first, timings apar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from evaluation.ledger import Ledger
 from evaluation.policy_api import Decision, Observation, Policy
 from evaluation.sim_worker import Begin, Chunk, View
 from evaluation.simulators import Broken, SimulatorPool, preferred
+
+if TYPE_CHECKING:
+    from data_pipeline.raw_loader import ReplayStart
 
 MAX_ATTEMPTS = 3
 """A simulator that breaks three times on an episode makes it an error row."""
@@ -59,7 +63,8 @@ class Episode:
         assert self.view is not None
         assert self.view.image is not None
         kept = self.kept if self.kept_for > 0 else ()
-        return Observation(self.view.image, self.view.description.instruction, protocol_think, self.view.steps, kept)
+        instruction = self.view.description.instruction
+        return Observation(self.view.image, instruction, protocol_think, self.view.steps, kept, self.key)
 
     def learn(self, decision: Decision, freeze_chunks: int) -> None:
         """Book-keeping after the policy answered."""
@@ -110,6 +115,7 @@ class Engine:
     policy: Policy
     ledger: Ledger
     batch_rows: int
+    starts: Mapping[EpisodeKey, ReplayStart] = field(default_factory=dict[EpisodeKey, "ReplayStart"])
     to_film: frozenset[EpisodeKey] = frozenset()
     save_film: Callable[[EpisodeResult, Film], None] = lambda result, film: None
     finished: Callable[[EpisodeResult], None] = lambda result: None
@@ -139,7 +145,7 @@ class Engine:
             key = self._queue.pop(preferred(self.pool, index, wanted))
             film: Film | None = [] if key in self.to_film else None
             self._running[index] = Episode(key, time.perf_counter(), film=film)
-            self.pool.begin(index, Begin(EpisodeRequest(self.subset, key, self.protocol)))
+            self.pool.begin(index, Begin(EpisodeRequest(self.subset, key, self.protocol, self.starts.get(key))))
 
     def _patience(self) -> float:
         """How long to wait for answers: until the oldest waiting request should be served."""

@@ -144,8 +144,13 @@ class Host:
 
     def _begin(self, request: EpisodeRequest) -> None:
         env = self._environment(request.subset, request.key.task_id).env
-        env.reset(seed=request.key.seed, init_state=request.key.init_state)
-        env.settle(request.protocol.settle_steps)
+        if request.start is not None:
+            from data_pipeline.replay import begin_replay  # h5py: only where recordings are replayed
+
+            begin_replay(cast(Any, env), request.start)
+        else:
+            env.reset(seed=request.key.seed, init_state=request.key.init_state)
+            env.settle(request.protocol.settle_steps)
         self._request, self._steps = request, 0
 
     def _execute(self, actions: np.ndarray) -> bool:

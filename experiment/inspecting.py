@@ -130,7 +130,7 @@ def subset_of(folder: Path) -> Subset:
 
 def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
     """Split and statistics as the stages would make them of this folder, with the settings of the command line."""
-    from data_pipeline.action_stats import ActionStatistics
+    from data_pipeline.action_stats import statistics_of
     from data_pipeline.data_splitter import split_episodes
     from data_pipeline.inspection import Known
     from data_pipeline.raw_loader import Hdf5Source
@@ -148,13 +148,7 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
     episodes = [source.open(episode) for episode in split.train]
     statistics = None
     try:
-        statistics = ActionStatistics.of(
-            SUITE_OF[subset],
-            (e.actions for e in episodes),
-            (e.proprio for e in episodes),
-            floor,
-            config.action.normalization,
-        )
+        statistics = statistics_of(subset, episodes, floor, config.action.normalization)
     except ConfigError as problem:  # the page is there to show such data
         remarks.append(f"No statistics: {problem}")
     return Known(
