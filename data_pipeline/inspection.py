@@ -23,6 +23,7 @@ from data_pipeline.metainfo import Metainfo, Verdict
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.replay import noop_mask
 
+_PATH_POINTS = 20
 SHEET_COLUMNS = 6
 """Frames shown of a task's typical demonstration: at 0, 20, ..., 100 %."""
 
@@ -111,6 +112,14 @@ class TaskFacts:
     def actions(self) -> np.ndarray:
         """All actions: float32 [sum T, 7]."""
         return np.concatenate([demo.actions for demo in self.demos])
+
+    @property
+    def spread_m(self) -> float:
+        """How different the hand's paths are: root mean square distance from their mean at equal shares of the way."""
+        shares = np.linspace(0, 1, _PATH_POINTS)
+        at = [np.round(shares * (demo.num_steps - 1)).astype(int) for demo in self.demos]
+        paths = np.stack([demo.position[steps] for demo, steps in zip(self.demos, at, strict=True)])
+        return float(np.sqrt(((paths - paths.mean(axis=0)) ** 2).sum(axis=-1).mean()))
 
 
 @dataclass(frozen=True)

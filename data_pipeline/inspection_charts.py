@@ -45,6 +45,7 @@ class Axes:
     longest_demo_s: float
     limit_s: float  # what an evaluation lasts
     position_cm: tuple[tuple[float, float], ...]  # low, high of x, y, z
+    path_scale: float  # pixels per cm, of both planes
     action: tuple[float, ...]  # half range of the six motions, cm and rad per step
 
 
@@ -55,14 +56,23 @@ def shared_axes(inspection: Inspection) -> Axes:
     low, high = np.floor(places.min(0)) - 1, np.ceil(places.max(0)) + 1
     largest = np.abs(inspection.actions[:, :GRIPPER]).max(axis=0) * UNITS
     steps = max(demo.num_steps for demo in inspection.demos)
-    halves = [max(float(part.max()), 1e-3) for part in (largest[:3], largest[3:])]
+    extent = high - low
+    scales = (_PATH_ACROSS / extent[1], _PATH_ACROSS / extent[0], _PATH_UP / extent[0], _PATH_UP / extent[2])
+    halves = [_rounded_up(max(float(part.max()), 1e-3)) for part in (largest[:3], largest[3:])]
     return Axes(
         longest_s=seconds(max(steps, limit)),
         longest_demo_s=seconds(steps),
         limit_s=seconds(limit),
         position_cm=tuple((float(a), float(b)) for a, b in zip(low, high, strict=True)),
+        path_scale=float(min(scales)),
         action=(halves[0],) * 3 + (halves[1],) * 3,
     )
+
+
+def _rounded_up(value: float) -> float:
+    """To one digit: 0.094 -> 0.1."""
+    digit = 10.0 ** math.floor(math.log10(value))
+    return math.ceil(round(value / digit, 4)) * digit
 
 
 # ------------------------------------------------------------------ lengths
@@ -73,10 +83,11 @@ _STRIP_WIDTH, _STRIP_HEIGHT = 250, 30
 def length_strip(demos: Sequence[DemoFacts], axes: Axes) -> str:
     """One dot per demonstration along time, the median as a line, the evaluation's limit dashed."""
     ordered = sorted(demos, key=lambda demo: (demo.num_steps, demo.id))
+    tests_on_top = sorted(enumerate(ordered), key=lambda item: item[1].split == "test")
     dots = "".join(
         f'<circle class="dot {"fill1" if demo.split == "test" else "fill0"}" r="3.2" '
         f'cx="{_strip_x(seconds(demo.num_steps), axes):.1f}" cy="{15 + 5 * (lane % 3 - 1)}"/>'
-        for lane, demo in enumerate(ordered)
+        for lane, demo in tests_on_top
     )
     median = _strip_x(seconds(float(np.median([demo.num_steps for demo in demos]))), axes)
     lines = _line("limit", _strip_x(axes.limit_s, axes), 2, 28) + _line("median", median, 4, 26)
@@ -142,7 +153,7 @@ def runs(mask: np.ndarray) -> list[tuple[bool, int, int]]:
 
 # ------------------------------------------------------------------ paths of the hand
 
-_PATH_WIDTH, _PATH_HEIGHT, _PATH_LEFT, _PATH_BOTTOM = 300, 212, 34, 32
+_PATH_ACROSS, _PATH_UP, _PATH_LEFT, _PATH_TOP, _PATH_BOTTOM = 258, 216, 34, 16, 32
 
 
 def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) -> str:
@@ -152,11 +163,11 @@ def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) ->
     """
     sign = -1 if across == 1 else 1
     wide, high = sorted(sign * v for v in axes.position_cm[across]), axes.position_cm[up]
-    scale = min((_PATH_WIDTH - _PATH_LEFT - 8) / (wide[1] - wide[0]), _PATH_HEIGHT / (high[1] - high[0]))
+    scale = axes.path_scale
 
     def place(points: np.ndarray) -> np.ndarray:
         x = _PATH_LEFT + (sign * points[..., 0] - wide[0]) * scale
-        y = 6 + (high[1] - points[..., 1]) * scale
+        y = _PATH_TOP + (high[1] - points[..., 1]) * scale
         return np.stack([x, y], axis=-1)
 
     lines, starts = "", ""
@@ -168,7 +179,9 @@ def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) ->
         )
         starts += f'<circle class="start" r="2.2" cx="{points[0, 0]:.1f}" cy="{points[0, 1]:.1f}"/>'
     grid = _path_grid(place, axes.position_cm[across], high, "xyz"[across], "xyz"[up])
-    return _svg(_PATH_WIDTH, 6 + (high[1] - high[0]) * scale + _PATH_BOTTOM, grid + lines + starts)
+    return _svg(
+        _PATH_LEFT + _PATH_ACROSS + 8, _PATH_TOP + (high[1] - high[0]) * scale + _PATH_BOTTOM, grid + lines + starts
+    )
 
 
 def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, float], x_name: str, y_name: str) -> str:
@@ -185,7 +198,7 @@ def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, flo
         parts.append(f'<text class="end" x="{left - 5:.1f}" y="{y + 4:.1f}">{tick:g}</text>')
     middle = (left + right) / 2
     parts.append(f'<text class="mid" x="{middle:.1f}" y="{bottom + 27:.1f}">{x_name}, cm</text>')
-    parts.append(f'<text x="{left + 4:.1f}" y="{top + 12:.1f}">{y_name}, cm</text>')
+    parts.append(f'<text class="end" x="{left - 2:.1f}" y="{top - 5:.1f}">{y_name}, cm</text>')
     return "".join(parts)
 
 

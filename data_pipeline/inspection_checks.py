@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
-from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN, EpisodeId
+from data_pipeline.contract import AGENTVIEW, GRIPPER_CLOSE, GRIPPER_OPEN, WRIST, EpisodeId
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.libero_utils import MAX_STEPS, instruction
 
+CAMERA_NAMES = {AGENTVIEW: "agentview", WRIST: "wrist camera"}
 STILL_RANGE = 0.01
 """A dimension whose q99 - q01 is below it (0.5 mm or 5 mrad per step) is almost constant."""
 CLIPPED_SHARE = 0.05
@@ -162,9 +163,9 @@ def _blank(inspection: Inspection) -> Iterator[Finding]:
     for demo in inspection.demos:
         for camera, pixels in demo.pixels.items():
             if pixels.scan.flat:
-                where.append(f"{demo.id} {camera}: {len(pixels.scan.flat)} frames, first at step {pixels.scan.flat[0]}")
+                where.append(f"{demo.id} {_steps(camera, pixels.scan.flat)}")
             elif pixels.brightness < DARK:
-                where.append(f"{demo.id} {camera}: mean brightness {pixels.brightness:.1f} of 255")
+                where.append(f"{demo.id} {CAMERA_NAMES[camera]}: mean brightness {pixels.brightness:.1f} of 255")
     yield from _one(
         f"Images are of a single colour or almost black in {_demos(where)}",
         where,
@@ -183,7 +184,7 @@ def _frozen(inspection: Inspection) -> Iterator[Finding]:
         for camera, pixels in demo.pixels.items():
             frozen = [step for step in pixels.scan.repeated if moved(demo, step) > MOVING_M]
             if frozen:
-                where.append(f"{demo.id} {camera}: {len(frozen)} frames, first at step {frozen[0]}")
+                where.append(f"{demo.id} {_steps(camera, frozen)}")
     yield from _one(
         f"Images stand still while the hand moves more than {1000 * MOVING_M:g} mm per step, in {_demos(where)}",
         where,
@@ -224,7 +225,7 @@ def _lengths(inspection: Inspection) -> Iterator[Finding]:
             odd = [d for d in task.demos if not median / LENGTH_RATIO <= d.num_steps <= median * LENGTH_RATIO]
             where += [f"{d.id}: {seconds(d.num_steps):.1f} s where the median is {seconds(median):.1f} s" for d in odd]
     yield from _one(
-        f"{_demos(where)} took less than half or more than twice their task's median time",
+        f"{_demos(where)} took less than half or more than twice the median time of the task",
         where,
         "Look at these demonstrations: recoveries are welcome, waiting and wandering are not.",
     )
@@ -334,6 +335,10 @@ def _one(says: str, where: Sequence[str], remedy: str) -> Iterator[Finding]:
     """One finding for all places, none where there are none."""
     if where:
         yield Finding(says, tuple(where), remedy)
+
+
+def _steps(camera: str, steps: Sequence[int]) -> str:
+    return f"{CAMERA_NAMES[camera]}: {len(steps)} frame{'' if len(steps) == 1 else 's'}, first at step {steps[0]}"
 
 
 def _demos(where: Sequence[str]) -> str:

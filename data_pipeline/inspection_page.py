@@ -140,7 +140,7 @@ def _overview(inspection: Inspection, axes: Axes) -> str:
     number = '<th class="number">{}</th>'
     head = "<th></th>" + "".join(map(number.format, ("demos", "train / test", "mean length")))
     head += f"<th>lengths, s{length_axis(axes)}</th>"
-    head += "".join(map(number.format, ("succeed", "no-ops cut", "dropped", "nearest evaluation start")))
+    head += "".join(map(number.format, ("succeed", "no‑ops cut", "dropped", "nearest evaluation start")))
     body = "".join(_overview_row(task, axes) for task in inspection.tasks)
     note = (
         '<p class="lead"><span class="key k0"></span>train <span class="key k1"></span>test. A dot per demonstration, '
@@ -259,7 +259,10 @@ def _tasks(inspection: Inspection, axes: Axes) -> str:
 def _task(task: TaskFacts, inspection: Inspection, axes: Axes) -> str:
     lengths = task.lengths
     typical = typical_demo(task)
-    facts = f"{len(task.demos)} demonstrations, {lengths.min()} to {lengths.max()} steps; pictures: {typical.id}"
+    facts = (
+        f"{len(task.demos)} demonstrations of {lengths.min()} to {lengths.max()} steps; the hand's paths differ by "
+        f"{100 * task.spread_m:.1f} cm (root mean square from their mean); pictures of {typical.id}"
+    )
     stills = "".join(_still(typical, task, column) for column in range(len(task.stills)))
     figures = (
         _panel("Gripper", "time, shortest first", gripper_figure(task.demos, axes)),

@@ -137,7 +137,8 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
 
     preset, said, overrides = read_overrides(values)
     config = compose.compose(next(iter(compose.phase_files().values())), [f"preset={preset}", *overrides])
-    print("\n".join(said))
+    for sentence in said:
+        print(sentence)
     source = Hdf5Source(folder, subset)
     split = split_episodes(source.list(), config.data.test_fraction, config.data.seed)
     floor = config.action.half_range_floor
@@ -167,7 +168,7 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
 def _write(folder: Path, subset: Subset, known: Known, output: Path) -> None:
     from data_pipeline.contact_sheet import write_sheet
     from data_pipeline.inspection import inspect_folder
-    from data_pipeline.inspection_checks import run_checks
+    from data_pipeline.inspection_checks import listed, run_checks
     from data_pipeline.inspection_page import render_page
     from data_pipeline.raw_loader import Hdf5Source
 
@@ -182,7 +183,7 @@ def _write(folder: Path, subset: Subset, known: Known, output: Path) -> None:
         write_sheet(sheet, inspection)
     print(_summary(inspection))
     for finding in (finding for outcome in outcomes for finding in outcome.findings):
-        print(f"  warning: {finding.says}")
+        print(f"  warning: {finding.says}: {listed(finding.where)}")
     print(f"  page: {page}\n  contact sheet: {sheet}")
 
 

@@ -169,7 +169,7 @@ FAULTS = {
     "at most 5% of a task's actions are clipped": (with_narrow_statistics, r"task 0 dx: \d\d\.\d%"),
     "no no-op steps": (with_noops, "object/00/000: 3 of 30 steps"),
     "no blank or dark images": (lambda i: with_pixels(i, flat=(5, 6)), "agentview: 2 frames, first at step 5"),
-    "no frozen images": (with_moving_repeat, "agentview: 1 frames, first at step 10"),
+    "no frozen images": (with_moving_repeat, "agentview: 1 frame, first at step 10"),
     "one image size": (lambda i: with_pixels(i, size=(64, 64)), "64 x 64"),
     "one environment": (
         lambda i: replace(i, fingerprints=({"look": "light"}, {"look": "official"})),
