@@ -10,15 +10,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, TypeVar
 
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.processes import die_with_parent
 
-_POOL_ATTEMPTS = 3
+_ATTEMPTS = 3
 
 
 class SimJob(Protocol):
@@ -54,14 +55,15 @@ def run_jobs(
 ) -> None:
     """Do what is not done yet; report and heed a stop after every job.
 
-    `make_worker` is picklable. Raises Interrupted on a stop, EnvironmentProblem when workers keep dying.
+    `make_worker` is picklable; `name` tells jobs apart. Raises Interrupted on a stop, EnvironmentProblem when workers
+    keep dying of a job.
     """
     left = [job for job in jobs if not job.done]
     context.report(len(jobs) - len(left), len(jobs), "")
     context.checkpoint()
     parallel = workers > 1 and len(left) > 1
     with contextlib.closing(
-        _run_in_pool(left, make_worker, workers) if parallel else _run_here(left, make_worker)
+        _run_in_pool(left, make_worker, workers, name) if parallel else _run_here(left, make_worker)
     ) as done:
         for job in done:
             context.report(sum(j.done for j in jobs), len(jobs), name(job))
@@ -80,27 +82,78 @@ def _run_here(jobs: Sequence[Job], make_worker: Callable[[], SimWorker]) -> Gene
         worker.close()
 
 
-def _run_in_pool(jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int) -> Generator[Job]:
-    """Yields jobs as they finish. A worker that dies takes the pool along: start again with what is left."""
-    in_vain = 0  # pools that died one after the other without finishing a job
-    while left := [job for job in jobs if not job.done]:
-        spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
-        pool = ProcessPoolExecutor(min(workers, len(left)), spawn, _start_worker, (make_worker, os.getpid()))
-        in_vain += 1
+def _run_in_pool(
+    jobs: Sequence[Job], make_worker: Callable[[], SimWorker], workers: int, name: Callable[[Job], str]
+) -> Generator[Job]:
+    """Yields jobs as they finish. Each worker has a share of neighbours, which mostly need the same environment.
+
+    One whose share is finished takes the last job of the largest share left. One that dies is replaced, and its job
+    tried again.
+    """
+    count = min(workers, len(jobs))
+    shares = [list(jobs[i * len(jobs) // count : (i + 1) * len(jobs) // count]) for i in range(count)]
+    processes = [_Process(make_worker) for _ in shares]
+    running: dict[Future[None], tuple[int, Job]] = {}
+    deaths: Counter[str] = Counter()
+
+    def start(index: int) -> None:
+        if shares[index]:
+            job = shares[index].pop(0)
+        elif longest := max(shares, key=len):
+            job = longest.pop()
+        else:
+            return
+        running[processes[index].submit(job)] = index, job
+
+    try:
+        for index in range(count):
+            start(index)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                index, job = running.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    deaths[name(job)] += 1
+                    _check_deaths(deaths[name(job)], name(job))
+                    shares[index].insert(0, job)
+                else:
+                    future.result()
+                    yield job
+                start(index)
+    finally:
+        for process in processes:
+            process.close()
+
+
+def _check_deaths(deaths: int, job: str) -> None:
+    if deaths == _ATTEMPTS:
+        raise EnvironmentProblem(
+            f"the simulator worker died in each of {_ATTEMPTS} attempts at {job}; check memory and software GL with "
+            "`nora-ecot doctor`, or use fewer workers. The same command goes on with what is left"
+        )
+
+
+class _Process:
+    """A worker process, replaced when it is found dead."""
+
+    def __init__(self, make_worker: Callable[[], SimWorker]) -> None:
+        self._make_worker = make_worker
+        self._pool = self._new()
+
+    def submit(self, job: SimJob) -> Future[None]:
+        """Do a job. The result is a BrokenProcessPool where the process dies of it."""
         try:
-            futures = {pool.submit(_run_in_worker, job): job for job in left}
-            for future in as_completed(futures):
-                future.result()
-                in_vain = 0
-                yield futures[future]
-        except BrokenProcessPool as error:
-            if in_vain == _POOL_ATTEMPTS:
-                raise EnvironmentProblem(
-                    f"simulator workers died {_POOL_ATTEMPTS} times in a row ({error}), {len(left)} jobs are left; "
-                    "check memory and software GL with `nora-ecot doctor`, or use fewer workers"
-                ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+            return self._pool.submit(_run_in_worker, job)
+        except BrokenProcessPool:  # of the job before, or between two
+            self._pool = self._new()
+            return self._pool.submit(_run_in_worker, job)
+
+    def close(self) -> None:
+        """Wait for its job, if any, and let the process end."""
+        self._pool.shutdown()
+
+    def _new(self) -> ProcessPoolExecutor:
+        spawn = multiprocessing.get_context("spawn")  # a forked GL context is broken
+        return ProcessPoolExecutor(1, spawn, _start_worker, (self._make_worker, os.getpid()))
 
 
 _worker: SimWorker | None = None  # of a worker process, set once by its initializer

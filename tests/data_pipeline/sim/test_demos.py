@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from configs.schema import EnvConfig, Look, Subset
 from configs.slices import DemosSlice
-from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext, StageFailed
+from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EpisodeId, StageContext, StageFailed
 from data_pipeline.demo_outcomes import FailedAttempt, Outcome, table
 from data_pipeline.hdf5_reading import list_demos
 from data_pipeline.raw_loader import Hdf5Source, read_replay
@@ -24,7 +23,6 @@ from data_pipeline.replay import noop_mask
 from data_pipeline.sim import demos
 from data_pipeline.sim.demo_files import task_info
 from data_pipeline.sim.demos import attempt_seed, demo_jobs, run_demos
-from data_pipeline.sim.pool import run_jobs
 
 ROOT = Path(__file__).parents[3]
 ENV = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64)
@@ -120,53 +118,6 @@ def test_a_start_too_near_to_an_official_state_is_drawn_again(tmp_path, monkeypa
     assert outcome.refused_starts == demos.MAX_STARTS - 1
     assert outcome.failed[0] == FailedAttempt(attempt_seed(episode, 3, 2), "dropped it")
     assert "63 of 64 sampled starts were refused" in outcome.failed[1].reason
-
-
-class FileJob:
-    def __init__(self, path):
-        self.path = path
-
-    @property
-    def done(self):
-        return self.path.exists()
-
-
-class DiesOnce:
-    """A worker whose process dies in the middle of the first job it ever does."""
-
-    def run(self, job):
-        crashed = job.path.parent / "crashed"
-        if not crashed.exists():
-            crashed.touch()
-            os._exit(1)
-        job.path.touch()
-
-    def close(self):
-        pass
-
-
-class DiesAlways(DiesOnce):
-    """A worker that no job survives but the first."""
-
-    def run(self, job):
-        if job.path.name != "0":
-            os._exit(1)
-        job.path.touch()
-
-
-def test_a_pool_survives_the_death_of_a_worker(tmp_path):
-    jobs = [FileJob(tmp_path / str(i)) for i in range(3)]
-    run_jobs(jobs, DiesOnce, 2, StageContext(tmp_path, {}), lambda job: job.path.name)
-    assert all(job.done for job in jobs)
-    assert (tmp_path / "crashed").exists()
-
-
-@pytest.mark.slow
-def test_workers_that_keep_dying_end_the_stage_and_keep_what_is_done(tmp_path):
-    jobs = [FileJob(tmp_path / str(i)) for i in range(3)]
-    with pytest.raises(EnvironmentProblem, match=r"3 times in a row.*2 jobs are left"):
-        run_jobs(jobs, DiesAlways, 2, StageContext(tmp_path, {}), lambda job: job.path.name)
-    assert [job.done for job in jobs] == [True, False, False]
 
 
 # ------------------------------------------------------------------ in the simulator
