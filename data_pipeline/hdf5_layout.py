@@ -2,8 +2,9 @@
 
 ``data/demo_i/{actions, states, robot_states, rewards, dones, obs/{agentview_rgb, eye_in_hand_rgb, ee_pos, ee_ori,
 ee_states, gripper_states, joint_states}}``, row t before action t, images bottom-up (ImageFrame.GL). Our own files add
-the demo attributes that make a replay exact: init_state *before* settling, settle_steps, fixture_poses, seed,
-fingerprint, success. The same demonstrations give the same bytes.
+the demo attributes that make a replay exact: init_state *before* settling, settle_steps, resume_gripper (only where
+init_state is mid-episode, see `LiberoEnv.resume`), fixture_poses, seed, fingerprint, success. The same demonstrations
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class DemoRecord:
     success: bool
     init_state: np.ndarray = field(default_factory=lambda: np.zeros(0))  # float64 [S]: set before settling
     settle_steps: int = 0  # no-op steps between init_state and row 0
+    resume_gripper: float | None = None  # command of the gripper so far, where init_state is mid-episode
     fixture_poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as LiberoEnv.fixture_poses
     seed: int = 0  # of the reset
     fingerprint: Mapping[str, Any] = field(default_factory=dict)  # as LiberoEnv.fingerprint
@@ -107,6 +109,8 @@ def _write_group(parent: h5py.Group, name: str, record: DemoRecord) -> None:
     group.attrs["model_file"] = record.model_file
     group.attrs["init_state"] = np.asarray(record.init_state, np.float64)
     group.attrs["settle_steps"] = record.settle_steps
+    if record.resume_gripper is not None:
+        group.attrs["resume_gripper"] = record.resume_gripper
     group.attrs["fixture_poses"] = _json({k: list(map(float, v)) for k, v in record.fixture_poses.items()})
     group.attrs["seed"] = record.seed
     group.attrs["fingerprint"] = _json(record.fingerprint)

@@ -47,6 +47,7 @@ class ReplayStart:
     states: np.ndarray  # float64 [T, S], to compare with
     init_state: np.ndarray  # float64 [S]
     settle_steps: int
+    resume_gripper: float | None  # the gripper's command so far, where init_state lies in the middle of an episode
     fixture_poses: Mapping[str, tuple[float, ...]]
     seed: int
     fingerprint: Mapping[str, Any]  # {} for official files
@@ -104,8 +105,8 @@ def _where(group: h5py.Group) -> str:
 def read_replay(path: Path, demo: int) -> ReplayStart:
     """How to play a demonstration again.
 
-    Ours: from the stored state before settling. Official ones (no ``settle_steps``): from states[0], not settled,
-    fixtures from their model_file.
+    Ours: from the stored state before settling. Official ones (no ``settle_steps``) begin in the middle of an episode,
+    as their writer left out five steps: from states[0], not settled, fixtures from their model_file.
     """
     with open_hdf5(path) as file:
         group = demo_group(file, demo)
@@ -117,6 +118,7 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
             states=states,
             init_state=np.asarray(group.attrs["init_state"]) if ours else states[0],
             settle_steps=int(read_text(group.attrs["settle_steps"])) if ours else 0,
+            resume_gripper=group.attrs.get("resume_gripper") if ours else float(actions[0, 6]),
             fixture_poses=_fixtures(group),
             seed=int(read_text(group.attrs.get("seed", 0))),
             fingerprint=json_attribute(group.attrs, "fingerprint", _where(group)),

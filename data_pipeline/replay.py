@@ -80,6 +80,8 @@ def begin_replay(env: LiberoEnv, start: ReplayStart) -> None:
     if wanted != fixtures:  # ours are already there: the seed placed them
         env.set_fixture_poses(wanted)
         env.set_state(start.init_state)
+    if start.resume_gripper is not None:
+        env.resume(start.resume_gripper)
     if start.settle_steps:
         env.settle(start.settle_steps)
 
@@ -153,6 +155,7 @@ def _record(env: LiberoEnv, start: ReplayStart, actions: np.ndarray, seen: Repla
         images=seen.images,
         init_state=start.init_state,
         settle_steps=start.settle_steps,
+        resume_gripper=start.resume_gripper,
         fixture_poses=env.fixture_poses(),
         seed=start.seed,
         fingerprint=env.fingerprint(),

@@ -180,6 +180,17 @@ class LiberoEnv:
         self._place()
         self.raw._post_process()  # switches and lamps
 
+    def resume(self, gripper: float) -> None:
+        """After `set_state`, go on from the middle of an episode in which the gripper was commanded `gripper` (-1, 1).
+
+        What a state lacks is set as such an episode has it: the arm's goal is where the arm is, the fingers' drive at
+        the end to which the command has moved it. Without it the first action pulls the arm towards the reset pose.
+        """
+        controller, hand = self._robot.controller, self._robot.gripper
+        controller.update(force=True)
+        controller.reset_goal()
+        hand.current_action = np.array([-1.0, 1.0]) * np.sign(gripper)
+
     def fixture_poses(self) -> dict[str, tuple[float, ...]]:
         """Root body of each fixture -> position (3) and quaternion wxyz (4), world frame. Not part of `state`."""
         return {

@@ -29,6 +29,7 @@ class FakeEnv:
 
     drawn = 0
     made = 0
+    resumed: list[float] = []  # noqa: RUF012 - of every environment
 
     def __init__(self, subset: Subset, task_id: int, config: EnvConfig) -> None:
         FakeEnv.made += 1
@@ -43,6 +44,9 @@ class FakeEnv:
 
     def settle(self, steps: int = 10) -> None:
         self.position[0] += steps
+
+    def resume(self, gripper: float) -> None:
+        FakeEnv.resumed.append(gripper)
 
     def step(self, action: np.ndarray) -> bool:
         self.position += [1, *action[:3]]
@@ -337,7 +341,10 @@ def test_official_demonstrations_start_from_their_first_state_and_their_own_fixt
             for name in ("settle_steps", "fixture_poses", "seed", "fingerprint", "success"):
                 del demo.attrs[name]
             demo.attrs["model_file"] = '<mujoco><worldbody><body name="shelf_main" pos="1 2 3"/></worldbody></mujoco>'
+    FakeEnv.resumed = []
     run(demos, tmp_path / "work")
+    assert FakeEnv.resumed == [-1.0] * 3, "the gripper of the first action, for each demonstration of the one task"
+    assert read_replay(demo_file(tmp_path / "work", Subset.OBJECT, 0), 2).resume_gripper == -1.0
     episode = Hdf5Source(tmp_path / "work", Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 0, 2))
     before = Hdf5Source(demos, Subset.OBJECT).open(episode.id)
     assert episode.fixtures == {"shelf_main": (1.0, 2.0, 3.0, 1.0, 0.0, 0.0, 0.0)}
