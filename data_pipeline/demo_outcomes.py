@@ -14,6 +14,12 @@ import numpy as np
 
 from data_pipeline.contract import CONTROL_HZ, GRIPPER_OPEN
 
+MIN_START_DISTANCE_M = 0.002
+"""A start nearer than this to an official initial state is drawn again.
+
+The official states of a task come as near as 2.3 mm to each other: no demonstration is nearer to an evaluation than
+evaluations are among themselves. Measured over 2,000 starts of 40 tasks: it refuses one.
+"""
 _PATH_POINTS = 20
 _NAME_WIDTH = 36
 

@@ -18,12 +18,12 @@ from configs.schema import Subset
 from data_pipeline.action_stats import GRIPPER, ActionStatistics
 from data_pipeline.contract import CAMERAS, CONTROL_HZ, Episode, EpisodeId
 from data_pipeline.data_splitter import Split
+from data_pipeline.demo_outcomes import hand_spread_m
 from data_pipeline.frame_scan import FrameScan, read_steps, scan_frames
 from data_pipeline.metainfo import Metainfo, Verdict
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.replay import noop_mask
 
-_PATH_POINTS = 20
 SHEET_COLUMNS = 6
 """Frames shown of a task's typical demonstration: at 0, 20, ..., 100 %."""
 
@@ -115,11 +115,8 @@ class TaskFacts:
 
     @property
     def spread_m(self) -> float:
-        """How different the hand's paths are: root mean square distance from their mean at equal shares of the way."""
-        shares = np.linspace(0, 1, _PATH_POINTS)
-        at = [np.round(shares * (demo.num_steps - 1)).astype(int) for demo in self.demos]
-        paths = np.stack([demo.position[steps] for demo, steps in zip(self.demos, at, strict=True)])
-        return float(np.sqrt(((paths - paths.mean(axis=0)) ** 2).sum(axis=-1).mean()))
+        """How far the demonstrations are from being one trajectory, m (`hand_spread_m`)."""
+        return hand_spread_m([demo.position for demo in self.demos])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
 from data_pipeline.contract import AGENTVIEW, GRIPPER_CLOSE, GRIPPER_OPEN, WRIST, EpisodeId
+from data_pipeline.demo_outcomes import MIN_START_DISTANCE_M
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.libero_utils import MAX_STEPS, instruction
 
@@ -27,8 +28,6 @@ MOVING_M = 0.005
 LENGTH_RATIO = 2.0
 """A demonstration longer than its task's median times this, or shorter than the median divided by it, stands out."""
 MIN_FOR_MEDIAN = 4
-NEAR_START_M = 0.001
-"""Every movable object within a millimetre of its place in an evaluation start: the same start for a policy."""
 Find = Callable[[Inspection], Iterator["Finding"]]
 LISTED = 6  # examples named in a finding; the rest are counted
 
@@ -319,10 +318,10 @@ def _near_starts(inspection: Inspection) -> Iterator[Finding]:
     where = [
         f"{demo.id}: {1000 * demo.start_distance_m:.2f} mm"
         for demo in inspection.demos
-        if demo.start_distance_m is not None and demo.start_distance_m < NEAR_START_M
+        if demo.start_distance_m is not None and demo.start_distance_m < MIN_START_DISTANCE_M
     ]
     yield from _one(
-        f"{_demos(where)} within {1000 * NEAR_START_M:g} mm of an evaluation start",
+        f"{_demos(where)} within {1000 * MIN_START_DISTANCE_M:g} mm of an evaluation start",
         where,
         "Evaluation there tests memory. Make these demonstrations again with another data.seed.",
     )

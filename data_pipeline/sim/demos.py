@@ -21,7 +21,14 @@ import numpy as np
 from configs.schema import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import CAMERAS, EpisodeId, StageContext, StageFailed
-from data_pipeline.demo_outcomes import FailedAttempt, Outcome, count_grips, path_length_m, summarise
+from data_pipeline.demo_outcomes import (
+    MIN_START_DISTANCE_M,
+    FailedAttempt,
+    Outcome,
+    count_grips,
+    path_length_m,
+    summarise,
+)
 from data_pipeline.hdf5_layout import DemoRecord, write_demo
 from data_pipeline.libero_utils import MAX_STEPS, task_names
 from data_pipeline.sim.demo_files import assemble, hand_positions, write_json
@@ -35,12 +42,6 @@ ARM_NOISE_RAD = 0.02
 """Standard deviation of each arm joint's start; measured on the official initial states (7-12 mm at the hand)."""
 MAX_ATTEMPTS = 8
 """Attempts per demonstration before it is given up."""
-MIN_START_DISTANCE_M = 0.002
-"""A start nearer than this to an official initial state is drawn again.
-
-The official states of a task come as near as 2.3 mm to each other: no demonstration is nearer to an evaluation than
-evaluations are among themselves. Measured over 2,000 starts of 40 tasks: it refuses one.
-"""
 MAX_STARTS = 64
 """Starts drawn per demonstration before it is given up."""
 HOPELESS_AFTER = 3
