@@ -1,7 +1,5 @@
 """What a person gives, by path or on the command line, is what is used: data, adapters, secrets."""
 
-from dataclasses import replace
-
 import h5py
 import pytest
 
@@ -10,7 +8,6 @@ from data_pipeline.contract import EnvironmentProblem
 from experiment import results
 from experiment.cli import main, strip_secrets
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, check_drawn_alike, find_source
-from experiment.stages import STAGES
 from experiment.store import Store
 from experiment.views import NOTE_FILE
 from tests.helpers import toy_study
@@ -62,29 +59,3 @@ def test_a_secret_flag_without_a_value_swallows_no_other_flag():
     assert strip_secrets(["--api-key", "--dry-run", "preset=tiny"]) == (["--dry-run", "preset=tiny"], [""])
     assert strip_secrets(["--api-key", "KEY", "--dry-run"]) == (["--dry-run"], ["KEY"])
     assert strip_secrets(["--api-key=KEY", "--llm-api-key"]) == ([], ["KEY", ""])
-
-
-def test_generated_demonstrations_are_told_about_each_time_and_where_a_task_cannot_be_done(
-    tmp_path, monkeypatch, capsys
-):
-    toy_study.install(monkeypatch)
-    kind = replace(STAGES["demos"], function=f"{toy_study.MODULE}:demos_of_task_7")
-    monkeypatch.setitem(STAGES, "demos", kind)
-    monkeypatch.chdir(tmp_path)
-
-    def generate(tasks):
-        code = main(
-            "generate_demos", ["--subset", "goal", "--num_workers", "2", "preset=tiny", f"data.tasks.goal={tasks}"]
-        )
-        return code, capsys.readouterr().out
-
-    code, said = generate("[3,7]")
-    assert code == 1
-    assert "the expert cannot do task 3" in said
-    assert "3 open_the_top_drawer  0 of 1" in said
-    for _ in range(2):  # made, and found in the store
-        code, said = generate("[7]")
-        assert code == 0
-        assert "7 turn_on_the_stove    1 of 1" in said
-        assert "40.0 demonstrations per minute with 2 workers" in said
-    assert "nothing to do" in said

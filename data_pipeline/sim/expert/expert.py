@@ -93,7 +93,7 @@ def _achieve(hand: Hand, goal: Goal, failed: list[Grasp]) -> Motion:
         case ("turnon", fixture):
             yield from turn_knob(hand, fixture)
         case ("on", name, where) if name.startswith("plate"):
-            yield from drag(hand, name, hand.scene.position(where)[:2])
+            yield from drag(hand, name, hand.scene.region(where))
         case ("on", name, where):
             yield from _put_on(hand, name, where, failed)
         case ("in", name, where) if "microwave" in where:

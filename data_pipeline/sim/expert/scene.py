@@ -80,6 +80,7 @@ class Scene:
         self._grip_site = self.model.site(GRIP_SITE).id
         self._lattices: dict[tuple[int, float], np.ndarray] = {}
         self._solid = [g for g in range(self.model.ngeom) if self._collides(g)]
+        self.base: np.ndarray = self.data.body("robot0_base").xpos.copy()  # [3], of the robot
         self.goals: tuple[Goal, ...] = tuple((g[0].lower(), *g[1:]) for g in env.goal)
 
     # -------------------------------------------------------------- poses

@@ -10,7 +10,8 @@ from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.replay import noop_mask
 from data_pipeline.sim.expert.expert import run_expert
 
-MICROWAVE = (Subset.LONG, 9)
+MIDDLE_DRAWER, PLATE, STOVE = (Subset.GOAL, 0), (Subset.GOAL, 5), (Subset.GOAL, 7)
+STOVE_AND_POT, BOTTOM_DRAWER, MICROWAVE = (Subset.LONG, 2), (Subset.LONG, 3), (Subset.LONG, 9)
 
 
 @contextmanager
@@ -38,11 +39,43 @@ def solve(env, init_state):
     ("task", "init_state"),
     [
         (MICROWAVE, 11),  # the door leans into the hand's way
+        (PLATE, 2),  # the cream cheese lies in the plate's way
+        pytest.param(MIDDLE_DRAWER, 0, marks=pytest.mark.slow),
+        pytest.param(STOVE, 0, marks=pytest.mark.slow),
+        pytest.param(STOVE_AND_POT, 0, marks=pytest.mark.slow),
+        pytest.param(BOTTOM_DRAWER, 0, marks=pytest.mark.slow),
     ],
 )
 def test_a_fixture_is_worked_within_the_limit_without_a_noop(task, init_state):
     with environment(*task) as env:
         solve(env, init_state)
+
+
+@pytest.mark.sim_official
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [PLATE, BOTTOM_DRAWER, MICROWAVE])
+def test_fixtures_are_worked_with_the_official_assets(task):
+    with environment(*task, assets="official") as env:
+        solve(env, 1)
+
+
+@pytest.mark.sim
+def test_a_plate_goes_around_what_lies_in_its_way_within_reach():
+    from data_pipeline.sim.expert.drag import find_way
+    from data_pipeline.sim.expert.geometry import distance_to_segment
+    from data_pipeline.sim.expert.scene import Scene
+
+    with environment(*PLATE) as env:
+        env.reset(0, 2)
+        env.settle()
+        scene, place = Scene(env), Scene(env).region("main_table_stove_front_region")
+        start, cheese = scene.position("plate_1")[:2], scene.object_points("cream_cheese_1")
+        bend, end = find_way(scene, "plate_1", place)
+        straight = distance_to_segment(cheese[:, :2], start, end).min()
+        around = min(distance_to_segment(cheese[:, :2], *leg).min() for leg in ((start, bend), (bend, end)))
+        assert around > straight + 0.01
+        assert (np.abs(end - place.centre[:2]) < place.extent[:2]).all()
+        assert np.linalg.norm(bend - scene.base[:2]) < 0.8  # the arm's length
 
 
 @pytest.mark.sim
