@@ -198,14 +198,41 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AnnotatorConfig:
-    """Who writes the reasoning. `rules` needs no network."""
+    """Who words the reasoning: `rules` needs no network; `llm` has a language model reword what the rules say.
 
-    kind: str = "rules"
+    What is not in the key here concerns the rewording, which is a stage of its own (RewordSlice). There is no field for
+    an API key: only the name of the environment variable that holds it.
+    """
+
+    kind: str = "rules"  # rules | llm
     move_horizon: int = 12  # control steps (0.6 s) over which a movement primitive is measured
+    model: str = not_in_key("gpt-4o-mini")
+    base_url: str = not_in_key("https://api.openai.com/v1")  # of any server that speaks OpenAI's chat completions
+    json_mode: str = not_in_key("schema")  # schema | object | none: tried first, in this order where a server refuses
+    thinking_tokens: int = not_in_key(0)  # room for a model that thinks before it answers
+    api_key_env: str = not_in_key("OPENAI_API_KEY")
+    usd_per_mtok_in: float = not_in_key(-1.0)  # USD per million tokens; -1: of the price table
+    usd_per_mtok_out: float = not_in_key(-1.0)
+    max_usd: float = not_in_key(20.0)  # that all calls of one output directory may cost together
+    concurrency: int = not_in_key(8)  # calls at once
+    timeout_s: float = not_in_key(120.0)  # of one call, from its start to its last byte
 
     def __post_init__(self) -> None:
-        check(self.kind in ("rules",), f"annotator.kind={self.kind!r}; allowed: rules")
+        check(self.kind in ("rules", "llm"), f"annotator.kind={self.kind!r}; allowed: rules, llm")
+        check(
+            self.json_mode in ("schema", "object", "none"),
+            f"annotator.json_mode={self.json_mode!r}; allowed: schema, object, none",
+        )
+        check(
+            self.base_url.startswith(("http://", "https://")),
+            f"annotator.base_url={self.base_url!r}; allowed: an address that starts with http:// or https://",
+        )
+        check(bool(self.model), "annotator.model is empty; name a model of the server, e.g. gpt-4o-mini")
         in_range("annotator.move_horizon", self.move_horizon, 1, 100)
+        in_range("annotator.thinking_tokens", self.thinking_tokens, 0, 100_000)
+        in_range("annotator.max_usd", self.max_usd, 0)
+        in_range("annotator.concurrency", self.concurrency, 1, 256)
+        in_range("annotator.timeout_s", self.timeout_s, 0.1, 3600)
 
 
 @dataclass(frozen=True)

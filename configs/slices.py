@@ -83,6 +83,25 @@ class AnnotateSlice:
 
 
 @dataclass(frozen=True)
+class RewordSlice:
+    """Stage `reword`: annotations.json with texts reworded by a language model, quality.json. Input `annotate`."""
+
+    subset: Subset
+    model: str
+    base_url: str
+    json_mode: str
+    thinking_tokens: int
+    prompt_version: int
+    usd_per_mtok_in: float = not_in_key(0.0)
+    usd_per_mtok_out: float = not_in_key(0.0)
+    max_usd: float = not_in_key(0.0)
+    concurrency: int = not_in_key(1)
+    timeout_s: float = not_in_key(120.0)
+    api_key_env: str = not_in_key("")
+    folder: str = not_in_key("")  # of paid replies and the ledger; outlives this stage
+
+
+@dataclass(frozen=True)
 class FlowSlice:
     """Stage `flow`: flow at the tokenizer's resolution (flow.npz). Input `regenerate`."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import takewhile
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,7 +19,7 @@ MAX_QUOTE_CHARS = 80  # of a refused text that is told back
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 ,.;'()-]+")  # so no tags, tokens, markup or control characters
 _WORD = re.compile(r"[a-z']+")
-_NOUN_PHRASE = re.compile(r"\b(?:the|a|an) ((?:[a-z'-]+ ?){1,3})")
+_NOUN_PHRASE = re.compile(r"\b(?:the|a|an) (?=((?:[a-z'-]+ ?){1,3}))")
 _DIRECTION_OF = {
     word: name
     for name, words in {
@@ -66,6 +69,55 @@ class BadContent(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.problem = Problem(kind, text)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The parts of a chat completion that matter here. Tokens are -1 where the server does not say."""
+
+    content: str | None
+    refusal: str | None
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+
+    @classmethod
+    def of(cls, body: str) -> Completion:
+        """From the body of a response. Raises ValueError where it is none: HTML, cut off, an error with status 200."""
+        try:
+            tree = json.loads(body)
+        except RecursionError:
+            raise ValueError(f"no chat completion: {_quote(body)}") from None
+        if not isinstance(tree, dict) or not isinstance(tree.get("choices"), list) or not tree["choices"]:
+            raise ValueError(f"no chat completion: {_quote(body)}")
+        choice, usage = tree["choices"][0], tree.get("usage")
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            raise ValueError(f"a chat completion without a message: {_quote(body)}")
+        counts = usage if isinstance(usage, dict) else {}
+        prompt_tokens, completion_tokens = (
+            count if isinstance(count, int) and count >= 0 else -1
+            for count in (counts.get("prompt_tokens"), counts.get("completion_tokens"))
+        )
+        return cls(
+            content=message["content"] if isinstance(message.get("content"), str) else None,
+            refusal=message["refusal"] if isinstance(message.get("refusal"), str) else None,
+            finish_reason=choice.get("finish_reason"),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+        )
+
+    def answer(self) -> str:
+        """The model's text. Raises BadContent where it refused, was cut or filtered, or said nothing."""
+        if self.refusal:
+            raise BadContent("refused", "the request was refused; it is harmless rewording of robot data")
+        if self.finish_reason == "length":
+            raise BadContent("cut short", "the answer was cut off; answer shorter")
+        if self.finish_reason == "content_filter":
+            raise BadContent("content filter", "the answer was held back by a filter; use plain words")
+        if not self.content:
+            raise BadContent("unreadable", "the answer was empty; answer with the JSON")
+        return self.content
 
 
 def read_reply(content: str) -> Reply:
@@ -140,9 +192,13 @@ def _stranger(demo: Demo, text: str) -> str:
     if found := next((thing for thing in foreign if re.search(rf"\b{re.escape(thing)}s?\b", text)), ""):
         return found
     said = own + [item.rules for item in demo.items]
-    known = {word for line in said for word in _WORD.findall(line.lower())} - set(_SMALL_WORDS.split()) | _ALWAYS_KNOWN
-    phrases = (phrase.split() for phrase in _NOUN_PHRASE.findall(text))
-    return next((" ".join(words) for words in phrases if not known & {*words, *(w.rstrip("s") for w in words)}), "")
+    small = set(_SMALL_WORDS.split())
+    known = {word for line in said for word in _WORD.findall(line.lower())} - small | _ALWAYS_KNOWN
+    for phrase in _NOUN_PHRASE.findall(text):
+        noun = list(takewhile(lambda word: word not in small, phrase.split()))
+        if noun and not known & {*noun, *(word.rstrip("s") for word in noun)}:
+            return " ".join(noun)
+    return ""
 
 
 def _quote(text: str) -> str:

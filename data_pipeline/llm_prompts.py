@@ -55,6 +55,7 @@ class Segment:
     subtask: str
     moves: tuple[str, ...]  # each once, in the order of the episode
     items: tuple[Item, ...]
+    steps: tuple[tuple[str, str], ...]  # (move, move_reason) of each step
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ class Demo:
 def _segment(number: int, run: Sequence[int], steps: Sequence[Mapping[str, str]]) -> Segment:
     wordings = dict.fromkeys((name, skeleton(steps[t][name])[0]) for name in REASONS for t in run)
     items = tuple(Item(f"s{number}.{i}", text, name) for i, (name, text) in enumerate(wordings, 1))
-    moves = tuple(dict.fromkeys(steps[t]["move"] for t in run))
-    return Segment(run[0], run[-1] + 1, steps[run[0]]["subtask"], moves, items)
+    pairs = tuple((steps[t]["move"], steps[t]["move_reason"]) for t in run)
+    moves = tuple(dict.fromkeys(move for move, _ in pairs))
+    return Segment(run[0], run[-1] + 1, steps[run[0]]["subtask"], moves, items, pairs)
 
 
 def skeleton(text: str) -> tuple[str, tuple[str, ...]]:
@@ -135,6 +137,7 @@ class Question:
     demo: Demo
     items: tuple[Item, ...]
     problems: Mapping[str, Problem] = field(default_factory=dict[str, Problem])
+    attempt: int = 1  # part of the question: the same one would find its own earlier answer
 
     def messages(self) -> list[dict[str, str]]:
         """Chat messages; the same question always gives the same bytes."""
@@ -153,7 +156,7 @@ class Question:
         ]
         user = json.dumps(asked, ensure_ascii=False, separators=(",", ":"))
         if self.problems:
-            user += "\nAn earlier answer was not accepted; `problem` says why. Answer for these ids again."
+            user += f"\nAttempt {self.attempt}: your earlier texts were not accepted; `problem` says why. Write others."
         return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": user}]
 
     def max_tokens(self) -> int:

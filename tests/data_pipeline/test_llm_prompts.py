@@ -120,6 +120,8 @@ def test_good_wordings_are_taken(demo, text):
         ("the banana is {m1}", "objects"),
         ("it is {m1} near the plate", "objects"),
         ("ketchup is {m1}", "objects"),
+        ("it is {m1} of a banana in the basket", "objects"),
+        ("it is {m1} of the basket by the banana", "objects"),
         ("it is {m1}, so go up", "movements"),
         ("it is {m1}, open the gripper", "movements"),
         ("it is {m1}, turn clockwise", "movements"),

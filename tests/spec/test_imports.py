@@ -23,7 +23,7 @@ ONLY_IN = {
     "libero": {"data_pipeline/sim/"},
     "robosuite": {"data_pipeline/sim/"},
     "mujoco": {"data_pipeline/sim/"},
-    "openai": {"data_pipeline/"},
+    "openai": {"data_pipeline/llm_client.py"},
     "ray": {"experiment/executors.py"},
 }
 
