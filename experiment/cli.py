@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import difflib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, check
 from data_pipeline.contract import EnvironmentProblem, Interrupted
+from experiment import secret
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 75
 EXIT_ENVIRONMENT = 78
-SECRET_FLAGS = ("--llm-api-key", "--llm_api_key", "--api-key", "--api_key")
+ASK_MODELS = ("run_experiment", "generate_ecot")  # commands that take an API key
 COMMANDS = {
     "run_experiment": "any part of the study, end to end",
     "generate_demos": "demonstrations by the scripted expert, in LIBERO's layout",
@@ -37,10 +37,10 @@ COMMANDS = {
 }
 
 
-def main(command: str, argv: Sequence[str], *, phase: str = "") -> int:
+def main(command: str, argv: Sequence[str], *, phase: str = "", api_key: str = "") -> int:
     """Run one command. `phase` is the phase of a train script. Returns the exit code; problems go to stderr."""
     try:
-        return _dispatch(command, list(argv), phase)
+        return _dispatch(command, list(argv), phase, api_key)
     except ConfigError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_USAGE
@@ -52,7 +52,7 @@ def main(command: str, argv: Sequence[str], *, phase: str = "") -> int:
         return EXIT_INTERRUPTED
 
 
-def _dispatch(command: str, argv: list[str], phase: str) -> int:
+def _dispatch(command: str, argv: list[str], phase: str, api_key: str) -> int:
     if command == "worker":
         return _worker(argv)
     if command == "run-stage":
@@ -67,27 +67,10 @@ def _dispatch(command: str, argv: list[str], phase: str) -> int:
         return download.main(argv)
     from experiment import commands
 
-    clean, secrets = strip_secrets(argv)
-    if secrets:
-        print(commands.NO_PAID_CALLS)
-    return commands.run(command, clean, phase)
-
-
-def strip_secrets(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(argv without secret flags, the secrets). A flag whose value is missing (an unset variable) takes no other's."""
-    clean: list[str] = []
-    secrets: list[str] = []
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        name, equals, value = word.partition("=")
-        if name not in SECRET_FLAGS:
-            clean.append(word)
-        elif equals or not words or words[0].startswith("--"):
-            secrets.append(value)
-        else:
-            secrets.append(words.pop(0))
-    return clean, secrets
+    clean, given = secret.strip(argv)
+    key = secret.the_one(given) or api_key
+    check(not key or command in ASK_MODELS, f"{command} calls no language model and takes no API key")
+    return commands.run(command, clean, phase, key)
 
 
 def script(command: str, *, phase: str = "") -> int:
@@ -95,14 +78,10 @@ def script(command: str, *, phase: str = "") -> int:
 
     Where a secret was given, the process replaces itself by one without it, so that no process list shows it.
     """
-    argv, secrets = strip_secrets(sys.argv[1:])
-    if secrets:
-        from experiment.commands import NO_PAID_CALLS
-
-        print(NO_PAID_CALLS, flush=True)
-        original, _ = strip_secrets(sys.orig_argv[1:])
-        os.execv(sys.executable, [sys.executable, *original])
-    return main(command, argv, phase=phase)
+    _, given = secret.strip(sys.argv[1:])
+    if len(set(given)) == 1 and given[0]:  # anything else is an error, which `main` tells
+        secret.restart_without(given[0])
+    return main(command, sys.argv[1:], phase=phase, api_key=secret.handed_over())
 
 
 def console() -> NoReturn:
@@ -122,7 +101,7 @@ def console() -> NoReturn:
 
 def typed_command() -> str:
     """The command line as typed, without secrets, for the hint that says how to resume."""
-    argv, _ = strip_secrets(sys.argv)
+    argv, _ = secret.strip(sys.argv)
     return shlex.join(["python", *argv])
 
 

@@ -31,13 +31,8 @@ from experiment.store import Store, file_sha256
 from experiment.study import Study, run_study
 from experiment.views import View
 
-NO_PAID_CALLS = (
-    "note: reasoning is written by the rules annotator in this version; the API key is not used or stored, and no paid "
-    "call is made"
-)
 
-
-def run(command: str, argv: Sequence[str], phase: str = "") -> int:
+def run(command: str, argv: Sequence[str], phase: str = "", api_key: str = "") -> int:
     """Parse a command's flags and do it. Returns the exit code. Raises ConfigError, EnvironmentProblem."""
     script = f"scripts/{f'{command}_{phase}' if phase else command}.py"
     parser = Parser(
@@ -48,6 +43,7 @@ def run(command: str, argv: Sequence[str], phase: str = "") -> int:
     FLAGS[command](parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of configs/, see configs/schema.py")
     values = parser.parse(argv)
+    values.api_key = api_key
     if phase:
         values.phase = phase
     return _ACTIONS[command](values)
@@ -111,11 +107,11 @@ def _train(values: Namespace) -> int:
     config, sources = prepared.resolved.config, prepared.resolved.sources
     data = Data(config, sources, places, data_workers(values, config, len(sources)))
     given = {
-        "annotate": (values.ecot_annotations, "annotations.json", data.annotate(subset)),
+        "annotate": (values.ecot_annotations, "annotations.json", data.reasoning(subset)),
         "tokens": (values.flow_tokens, "flow_tokens.json", data.tokens(subset)),
     }
     substitutes = {
-        name: _user_file(Store(places.store), Path(path), inside, own)
+        name: _user_file(Store(places.store), Path(path), inside, own, _SCRIPT_OF[name])
         for name, (path, inside, own) in given.items()
         if path
     }
@@ -130,10 +126,12 @@ def _train(values: Namespace) -> int:
     return done.code
 
 
-def _user_file(store: Store, path: Path, inside: str, own: StageNode) -> StageNode:
+_SCRIPT_OF = {"annotate": "generate_ecot", "tokens": "preprocess_flow"}
+
+
+def _user_file(store: Store, path: Path, inside: str, own: StageNode, script: str) -> StageNode:
     """A file given by the user as an input; the project's own stage where that made exactly these bytes."""
     if not path.is_file():
-        script = {"annotate": "generate_ecot", "tokens": "preprocess_flow"}[own.stage]
         raise ConfigError(
             f"{path} does not exist; make it with `python scripts/{script}.py --subset {own.spec.slug} --output {path}`"
         )

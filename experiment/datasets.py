@@ -17,7 +17,16 @@ from experiment import compose
 from experiment.flags import REGENERATED_PX
 from experiment.plan import Data, demos_view, expert_views
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
-from experiment.settings import Prepared, choice_of, data_workers, places_of, read_overrides, required_subset
+from experiment.rewording import permission
+from experiment.settings import (
+    Prepared,
+    check_model_flags,
+    choice_of,
+    data_workers,
+    places_of,
+    read_overrides,
+    required_subset,
+)
 from experiment.stages import StageNode, make_node, stored_node
 from experiment.store import COPY_BYTES, Store
 from experiment.study import Done, Study, run_study
@@ -136,7 +145,10 @@ def generate_ecot(values: Namespace) -> int:
     """Annotations of one subset, copied to `--output`."""
     subset = required_subset(values)
     data, prepared = data_for(values, subset)
-    return _sidecar(values, data, prepared, data.annotate(subset), "annotations.json")
+    check_model_flags(values, data.config)
+    if data.config.annotator.kind == "llm":
+        prepared = replace(prepared, said=(*prepared.said, permission(values, data.config)))
+    return _sidecar(values, data, prepared, data.reasoning(subset), "annotations.json")
 
 
 def preprocess_flow(values: Namespace) -> int:

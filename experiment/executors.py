@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from experiment.progress import Board, Display, Running, seconds_text
+from experiment.secret import NETWORK, Secret
 from experiment.stages import StageNode
 from experiment.store import Store
 from experiment.worker import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -123,11 +124,20 @@ class LocalExecutor:
     One `run` each.
     """
 
-    def __init__(self, store: Store, cores: int, retries: int, display: Display, devices: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cores: int,
+        retries: int,
+        display: Display,
+        devices: Sequence[str] = (),
+        secret: Secret = Secret(),  # noqa: B008 - it is immutable
+    ) -> None:
         self.store = store
         self.cores = cores
         self.free_devices = list(devices)
-        self.limits = {MODELS: len(devices)} if devices else {}
+        self.limits = {NETWORK: 1, **({MODELS: len(devices)} if devices else {})}  # a service's limits are an account's
+        self.secret = secret
         self.retries = retries
         self.display = display
         self.workers: list[Worker] = []
@@ -206,7 +216,10 @@ class LocalExecutor:
             pass_fds=(writer,),
             start_new_session=True,
             text=True,
-            env={**worker_environment(), **({"CUDA_VISIBLE_DEVICES": device} if device else {})},
+            env={
+                **self.secret.environment(worker_environment(), kind),
+                **({"CUDA_VISIBLE_DEVICES": device} if device else {}),
+            },
         )
         os.close(writer)
         worker = Worker(kind, process, reader, device)

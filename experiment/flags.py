@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from configs.schema import ConfigError, EvalConfig
+from configs.schema import AnnotatorConfig, ConfigError, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256
@@ -80,9 +80,13 @@ def _optimisation_flags(parser: Parser) -> None:
 
 def _llm_flags(parser: Parser) -> None:
     for name in ("llm-api-key", "api-key"):
-        parser.flag(name, help="taken off the command line before anything reads it; the rules annotator needs none")
-    for name in ("llm-model", "llm-base-url", "model", "base-url", "max-usd", "concurrency"):
-        parser.flag(name, help="of the language-model annotator; without effect on the rules annotator")
+        parser.flag(name, help="has a language model reword the reasoning; taken off the command line at once")
+    parser.flag("llm-model", help=f"default {AnnotatorConfig.model}; also --model")
+    parser.flag("llm-base-url", help="of any server that speaks OpenAI's chat completions; also --base-url")
+    parser.flag("max-usd", help=f"that all calls of an output directory may cost; default {AnnotatorConfig.max_usd:g}")
+    parser.flag("concurrency", help=f"calls at once; default {AnnotatorConfig.concurrency}")
+    for name in ("model", "base-url"):
+        parser.flag(name, help=argparse.SUPPRESS)
 
 
 def _demos_flags(parser: Parser) -> None:

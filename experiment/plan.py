@@ -6,7 +6,7 @@ Phases, subsets and seeds share whatever has equal keys: twelve adapters use one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from configs.schema import ConfigError, ExperimentConfig, Mode, Subset
@@ -19,11 +19,14 @@ from configs.slices import (
     OfficialSlice,
     RegenerateSlice,
     ReportSlice,
+    RewordSlice,
     SplitSlice,
     StatsSlice,
     TokensSlice,
     TrainSlice,
 )
+from data_pipeline.llm_money import price_of
+from data_pipeline.llm_prompts import PROMPT_VERSION
 from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files
 from experiment.stages import StageNode, digest, make_node
 from experiment.views import View
@@ -48,6 +51,11 @@ class Places:
     def store(self) -> Path:
         """Root of the store."""
         return self.output_dir / ".store"
+
+    @property
+    def replies(self) -> Path:
+        """Paid replies of language models and what they cost; apart from the store, so that they outlive it."""
+        return self.output_dir / ".llm_cache"
 
     @property
     def results(self) -> Path:
@@ -113,9 +121,33 @@ class Data:
         )
 
     def annotate(self, subset: Subset) -> StageNode:
-        """Chain of thought per step."""
-        config = AnnotateSlice(subset, self.config.annotator, self.config.env, self.workers)
+        """Chain of thought per step, by rules; the same whoever rewords it."""
+        rules = replace(self.config.annotator, kind="rules")
+        config = AnnotateSlice(subset, rules, self.config.env, self.workers)
         return make_node("annotate", subset.value, config, {"regenerate": self.regenerate(subset)})
+
+    def reasoning(self, subset: Subset) -> StageNode:
+        """The chain of thought that a phase is trained on: the rules', or a language model's rewording of it."""
+        rules, llm = self.annotate(subset), self.config.annotator
+        if llm.kind == "rules":
+            return rules
+        price = price_of(llm)
+        config = RewordSlice(
+            subset=subset,
+            model=llm.model,
+            base_url=llm.base_url,
+            json_mode=llm.json_mode,
+            thinking_tokens=llm.thinking_tokens,
+            prompt_version=PROMPT_VERSION,
+            usd_per_mtok_in=price.prompt,
+            usd_per_mtok_out=price.completion,
+            max_usd=llm.max_usd,
+            concurrency=llm.concurrency,
+            timeout_s=llm.timeout_s,
+            api_key_env=llm.api_key_env,
+            folder=str(self.places.replies),
+        )
+        return make_node("reword", subset.value, config, {"annotate": rules})
 
     def flow(self, subset: Subset) -> StageNode:
         """Optical flow over one action chunk."""
@@ -149,7 +181,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
     """One adapter. Which labels it needs follows from its phase's segments."""
     config, subset = run.config, run.subset
     data = Data(config, run.sources, places, workers)
-    makers = {"annotate": data.annotate, "tokens": data.tokens}
+    makers = {"annotate": data.reasoning, "tokens": data.tokens}
     inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset), "stats": data.stats(subset)}
     for source in config.phase.sources:
         name = STAGE_OF_SOURCE.get(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
 from experiment.resolve import Resolved, device_names, needed_subsets, resolve, resolve_preset
+from experiment.rewording import permission, secret_of
 from experiment.study import Choice, usable_cores
 from experiment.survey import flatten
 
@@ -30,23 +32,31 @@ FLAG_KEYS = {
     "image_resolution": "env.resolution",
     "skip_bad": "data.skip_bad",
     "backend": "flow.backend",
+    "llm_model": "annotator.model",
+    "model": "annotator.model",
+    "llm_base_url": "annotator.base_url",
+    "base_url": "annotator.base_url",
+    "max_usd": "annotator.max_usd",
+    "concurrency": "annotator.concurrency",
 }
 """Flags that are another spelling of a configuration key."""
 
+_ANNOTATOR = re.compile(r"^annotator=")  # annotator=llm
 _NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase")
 
 
 def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
     """(preset, sentences to print, overrides without the preset). Raises ConfigError where a flag contradicts."""
-    given = dict(compose.override_value(text) for text in values.overrides)
-    overrides = [text for text in values.overrides if not text.startswith("preset=")]
-    flags = {key: getattr(values, flag, None) for flag, key in FLAG_KEYS.items()}
+    typed = [_ANNOTATOR.sub("annotator.kind=", text) for text in values.overrides]
+    given = dict(compose.override_value(text) for text in typed)
+    overrides = [text for text in typed if not text.startswith("preset=")]
+    flags = _flag_values(values)
+    if values.api_key:
+        flags["annotator.kind"] = "llm"
     mode = getattr(values, "mode", None)
     if mode:
         flags["eval.modes"] = "[no_think,think]" if mode == "both" else f"[{mode}]"
     for key, text in flags.items():
-        if text is None:
-            continue
         _, value = compose.override_value(f"{key}={text}")
         if key in given and not _same(given[key], value):
             raise ConfigError(f"a flag says {key}={value!r} and an override says {key}={given[key]!r}; keep one")
@@ -56,6 +66,28 @@ def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
         overrides.append(f"eval.sim_workers={values.num_workers}")
     preset, said = resolve_preset(str(given.get("preset", "auto")))
     return preset, [said] if said else [], overrides
+
+
+def _flag_values(values: Namespace) -> dict[str, str]:
+    """Key -> text of the flags that were given. Raises ConfigError where two flags of one key disagree."""
+    found: dict[str, str] = {}
+    for flag, key in FLAG_KEYS.items():
+        text = getattr(values, flag, None)
+        if text is None:
+            continue
+        check(found.get(key, text) == text, f"two flags say {key}: {found.get(key)!r} and {text!r}; keep one")
+        found[key] = text
+    return found
+
+
+def check_model_flags(values: Namespace, config: ExperimentConfig) -> None:
+    """Raise ConfigError for flags of the language model where none is asked: an environment's key never spends."""
+    given = [flag for flag, key in FLAG_KEYS.items() if key.startswith("annotator.") and getattr(values, flag, None)]
+    check(
+        not given or config.annotator.kind == "llm",
+        f"{', '.join('--' + flag.replace('_', '-') for flag in given)} without a language model does nothing; add "
+        "--llm-api-key KEY, or annotator=llm to use the key in the environment",
+    )
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -99,7 +131,8 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
         cores=config.executor.cores,
         retries=config.executor.retries,
         devices=() if config.trainer.device == "cpu" else device_names(),
-        command=typed_command(),
+        command=typed_command() + (" --llm-api-key ..." if values.api_key else ""),
+        secret=secret_of(values, config.annotator),
     )
 
 
@@ -128,7 +161,10 @@ def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Se
     changed = bool(overrides or extra)
     plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
     name = getattr(values, "name", "") or variant(resolved.config, _like(resolved.config, plain))
-    return Prepared(resolved, (*said, *resolved.decisions), name)
+    check_model_flags(values, config)
+    asks = config.annotator.kind == "llm" and "reasoning" in config.phase.sources
+    allowed = (permission(values, config),) if asks else ()
+    return Prepared(resolved, (*said, *resolved.decisions, *allowed), name)
 
 
 def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig:
@@ -137,7 +173,8 @@ def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig
     env = replace(plain.env, assets=assets, assets_digest=config.env.assets_digest)
     data = replace(plain.data, source=config.data.source) if plain.data.source == "auto" else plain.data
     flow = replace(plain.flow, backend=config.flow.backend) if plain.flow.backend == "auto" else plain.flow
-    return replace(plain, env=env, data=data, flow=flow)
+    annotator = replace(plain.annotator, kind=config.annotator.kind)  # see docs/decisions, language model annotator
+    return replace(plain, env=env, data=data, flow=flow, annotator=annotator)
 
 
 def variant(config: ExperimentConfig, plain: ExperimentConfig) -> str:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from configs import schema
+from experiment.secret import NETWORK
 
 KEY_LENGTH = 20  # hex digits of the sha256 that name a folder
 
@@ -24,7 +25,7 @@ class StageKind:
     """One row of the stage table."""
 
     function: str  # "module:function"
-    worker: str  # sim: simulator, never torch; torch: models; light: neither
+    worker: str  # sim: simulator, never torch; torch: models; net: calls services; light: none of it
     version: int = 1  # raise it when the function gives another result for the same configuration
     typical_s: float = 10.0  # rough duration at tiny size on one core, for scheduling before anything was measured
 
@@ -36,6 +37,7 @@ STAGES: dict[str, StageKind] = {
     "split": StageKind("data_pipeline.data_splitter:run_split", "light", version=2, typical_s=1),
     "stats": StageKind("data_pipeline.action_stats:run_stats", "light", typical_s=1),
     "annotate": StageKind("data_pipeline.ecot_annotator:run_annotate", "sim", typical_s=20),
+    "reword": StageKind("data_pipeline.llm_annotator:run_reword", NETWORK, typical_s=60),
     "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", typical_s=40),
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", typical_s=3),
     "base": StageKind("training.base_trainer:run_base", "torch", typical_s=240),

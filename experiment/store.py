@@ -308,8 +308,11 @@ def provenance() -> dict[str, str]:
 
 def _git_commit(root: Path) -> str:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
+    known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}  # no API key
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=False, env=known
+        ).stdout.strip()
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return ""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from configs.schema import Subset, check
+from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
 from experiment.plan import Places, Result, report_node, report_view
 from experiment.progress import Display, display, seconds_text, times_text
+from experiment.secret import Secret
 from experiment.stages import STAGES, StageNode, stored_node, topological
 from experiment.store import Manifest, Store
 from experiment.survey import Finding, Todo, expected_seconds, survey
@@ -31,6 +33,7 @@ class Choice:
     retries: int = 2
     devices: tuple[str, ...] = ()  # CUDA devices for stages with models; () on the CPU
     command: str = ""  # as typed, for the resume hint
+    secret: Secret = Secret()  # for stages that call services
 
     def __post_init__(self) -> None:
         for name in (*self.only, *self.force):
@@ -76,6 +79,8 @@ def run_study(study: Study, choice: Choice) -> Done:
     store.prepare()
     with display() as shown:
         shown.line(_headline(nodes, found, study))
+        for line in rewording.expectations(store, nodes, cached_keys(found)):
+            shown.line(line)
         outcome = _execute(store, nodes, views, found, choice, shown)
         if study.results and outcome.failures and not outcome.interrupted and not choice.only:
             _report_what_there_is(study, store, choice, shown)
@@ -138,22 +143,17 @@ def _execute(
 ) -> Outcome:
     """Publish what is cached, run the rest, publish each stage as it ends."""
 
-    def publish_views(node: StageNode) -> None:
-        manifest = store.whole(node.stage, node.key)
-        for view in views:
-            if (
-                view.node.key == node.key
-                and manifest is not None
-                and state(store, view, manifest) is not ViewState.CURRENT
-            ):
-                publish(store, view, manifest)
+    def finished(node: StageNode) -> None:
+        _publish(store, views, node)
+        for line in rewording.expectations_after(store, node, to_run):
+            shown.line(line)
 
     to_run = [node for node in nodes if found[node.key].todo is not Todo.CACHED]
     for node in nodes:
         if found[node.key].redo:
             store.discard(node.stage, node.key)
         elif found[node.key].todo is Todo.CACHED:
-            publish_views(node)
+            _publish(store, views, node)
     lost = [node.label for node in to_run if node.is_stored]
     check(not lost, f"{', '.join(lost)}: the store's entry is gone; run its own command again")
     for node in to_run:
@@ -161,8 +161,25 @@ def _execute(
             shown.line(f"  {node.label}: {found[node.key].why}")
     if not to_run:
         return Outcome()
-    executor = LocalExecutor(store, choice.cores or usable_cores(), choice.retries, shown, choice.devices)
-    return executor.run(to_run, expected_seconds(store, to_run), publish_views)
+    executor = LocalExecutor(
+        store, choice.cores or usable_cores(), choice.retries, shown, choice.devices, choice.secret
+    )
+    return executor.run(to_run, expected_seconds(store, to_run), finished)
+
+
+def _publish(store: Store, views: Sequence[View], node: StageNode) -> None:
+    """Show a finished stage wherever it belongs."""
+    manifest = store.whole(node.stage, node.key)
+    if manifest is None:  # another run has thrown it away
+        return
+    for view in views:
+        if view.node.key == node.key and state(store, view, manifest) is not ViewState.CURRENT:
+            publish(store, view, manifest)
+
+
+def cached_keys(found: Mapping[str, Finding]) -> set[str]:
+    """Keys of finished stages."""
+    return {key for key, finding in found.items() if finding.todo is Todo.CACHED}
 
 
 def usable_cores() -> int:
@@ -194,7 +211,7 @@ def _print_dry_run(store: Store, nodes: Sequence[StageNode], found: dict[str, Fi
     to_run = [node for node in nodes if found[node.key].todo is not Todo.CACHED]
     work_s = sum(expected[node.key] for node in to_run)
     print(f"{len(to_run)} of {len(nodes)} stages to run, about {seconds_text(work_s)} of one core; nothing was run")
-    print("LLM calls: 0 (rules annotator)")
+    print("\n".join(rewording.expectations(store, nodes, cached_keys(found))) or "LLM calls: 0")
 
 
 def _finish(
@@ -211,6 +228,9 @@ def _finish(
     if ran:
         print(f"time per stage (together {seconds_text(outcome.wall_s)}):")
         print("\n".join(times_text({by_key[key].label: seconds for key, seconds in outcome.seconds.items()})))
+        for node in ran:
+            if node.stage == rewording.STAGE:
+                print("\n".join(rewording.report(store, node)))
     elif not outcome.failures and not outcome.interrupted:
         print("nothing to do: every stage is finished")
     code = outcome.exit_code()

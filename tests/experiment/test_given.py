@@ -6,8 +6,9 @@ import pytest
 from configs.schema import ConfigError, EnvConfig, Look, Subset
 from data_pipeline.contract import EnvironmentProblem
 from experiment import results
-from experiment.cli import main, strip_secrets
+from experiment.cli import main
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, check_drawn_alike, find_source
+from experiment.secret import strip
 from experiment.store import Store
 from experiment.views import NOTE_FILE
 from tests.helpers import toy_study
@@ -56,6 +57,9 @@ def test_an_adapter_put_where_another_was_published_is_the_one_evaluated(tmp_pat
 
 
 def test_a_secret_flag_without_a_value_swallows_no_other_flag():
-    assert strip_secrets(["--api-key", "--dry-run", "preset=tiny"]) == (["--dry-run", "preset=tiny"], [""])
-    assert strip_secrets(["--api-key", "KEY", "--dry-run"]) == (["--dry-run"], ["KEY"])
-    assert strip_secrets(["--api-key=KEY", "--llm-api-key"]) == ([], ["KEY", ""])
+    assert strip(["--api-key", "--dry-run", "preset=tiny"]) == (["--dry-run", "preset=tiny"], [""])
+    assert strip(["--llm-api-key", "preset=tiny", "--dry-run"]) == (["preset=tiny", "--dry-run"], [""])
+    assert strip(["--llm-api-key", "+data.tasks.goal=[1]"]) == (["+data.tasks.goal=[1]"], [""])
+    assert strip(["--api-key", "KEY", "--dry-run"]) == (["--dry-run"], ["KEY"])
+    assert strip(["--api-key", "c2VjcmV0==", "--dry-run"]) == (["--dry-run"], ["c2VjcmV0=="])
+    assert strip(["--api-key=KEY", "--llm-api-key"]) == ([], ["KEY", ""])

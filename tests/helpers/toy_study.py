@@ -9,7 +9,9 @@ import os
 from pathlib import Path
 
 from configs.schema import ConfigError, canonical
+from configs.slices import RewordSlice
 from data_pipeline.metainfo import metainfo_name
+from experiment.secret import NETWORK
 from experiment.stages import STAGES, StageKind, digest
 
 MODULE = "tests.helpers.toy_study"
@@ -20,12 +22,14 @@ METAINFO = "TOY_METAINFO"
 def install(monkeypatch):
     """Replace every stage of the table, in this process; specs carry the function's name to the workers."""
     for name, kind in list(STAGES.items()):
-        toy = StageKind(f"{MODULE}:{name}", "light", kind.version, 0.1)
+        worker = NETWORK if kind.worker == NETWORK else "light"
+        toy = StageKind(f"{MODULE}:{name}", worker, kind.version, 0.1)
         monkeypatch.setitem(STAGES, name, dataclasses.replace(toy))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
 
 
 def _write(context, config, *names):
+    assert isinstance(config, RewordSlice) or "OPENAI_API_KEY" not in os.environ
     inputs = {name: sorted(os.listdir(folder)) for name, folder in context.inputs.items()}
     content = {"config": canonical(config), "inputs": inputs, "tasks": {}}
     for name in names:
@@ -59,7 +63,30 @@ def stats(config, context):
 
 
 def annotate(config, context):
-    return _write(context, config, "annotations.json")
+    outputs = _write(context, config, "annotations.json")
+    path = context.work / "annotations.json"
+    path.write_text(json.dumps({json.loads(path.read_text())["digest"]: {}}))  # a file without demonstrations
+    return outputs
+
+
+def reword(config, context):
+    """Notes whether the key reached it; quality.json as the driver reads it."""
+    assert os.environ[config.api_key_env], "no key"
+    length = {"mean": 1.0, "p95": 1, "max": 1}
+    quality = {
+        "model": config.model,
+        "texts": {"asked": 1, "reworded": 1, "share": 1.0},
+        "kept_rules": {},
+        "unchanged": 0,
+        "steps": {"all": 1, "reworded": 1},
+        "motion": {"naming": 0, "agree": 0},
+        "characters": {"plan": {"rules": length, "now": length}},
+        "calls": 1,
+        "tokens": {"prompt": 1, "completion": 1},
+        "usd": 0.0,
+    }
+    (context.work / "quality.json").write_text(json.dumps(quality))
+    return [*_write(context, config, "annotations.json"), "quality.json"]
 
 
 def flow(config, context):

@@ -87,7 +87,7 @@ def test_verbatim_in_order(project, capsys):
 def test_no_secret_stays(project, capsys):
     assert type_in("python scripts/generate_ecot.py --subset object --api-key CANARY-123 --output a.json") == 0
     said = capsys.readouterr().out
-    assert "no paid call" in said
+    assert "reworded by gpt-4o-mini" in said
     assert "CANARY-123" not in said
     assert not [p for p in project.rglob("*") if p.is_file() and b"CANARY-123" in p.read_bytes()]
 

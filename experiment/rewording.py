@@ -1,0 +1,94 @@
+"""The language-model annotator as a part of a study: may it run, what it will cost, what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from configs.schema import AnnotatorConfig, ExperimentConfig, TaskSelection, check
+from configs.slices import RewordSlice
+from data_pipeline.llm_money import OPENAI_URL, Ledger, price_of
+from experiment.secret import Secret
+from experiment.stages import StageNode
+from experiment.store import Store
+
+STAGE = "reword"
+TYPICAL_DEMOS_PER_TASK = 50  # of LIBERO's files, for estimates before they are read
+TYPICAL_BYTES, TYPICAL_ANSWER_TOKENS = 4000, 900  # of a question and of the room for its answer; libero_object has less
+
+
+def secret_of(values: Namespace, config: AnnotatorConfig) -> Secret:
+    """The key by flag, else by environment where the language model is asked for; never for the rules."""
+    if config.kind == "rules":
+        return Secret(config.api_key_env)
+    return Secret(config.api_key_env, values.api_key or os.environ.get(config.api_key_env, ""))
+
+
+def permission(values: Namespace, config: ExperimentConfig) -> str:
+    """What will be asked, in words. Raises ConfigError where the key or the price is missing."""
+    annotator = config.annotator
+    price = price_of(annotator)
+    check(
+        values.dry_run or bool(secret_of(values, annotator).value) or annotator.base_url.rstrip("/") != OPENAI_URL,
+        f"annotator=llm needs a key: --llm-api-key KEY, or the environment variable {annotator.api_key_env}",
+    )
+    return (
+        f"reasoning: the rules' words, reworded by {annotator.model} at {annotator.base_url}; ${price.prompt:g} and "
+        f"${price.completion:g} per million tokens in and out, never above --max-usd {annotator.max_usd:g} in this "
+        "output directory"
+    )
+
+
+def expectations(store: Store, nodes: Iterable[StageNode], finished: Collection[str]) -> list[str]:
+    """What the stages that are to run will cost: from the very prompts where the rules have written, else estimated."""
+    return [expectation(store, node) for node in nodes if node.stage == STAGE and node.key not in finished]
+
+
+def expectations_after(store: Store, finished: StageNode, nodes: Iterable[StageNode]) -> list[str]:
+    """What the stages that were waiting for `finished` will cost: known now, before they start."""
+    waiting = (n for n in nodes if n.stage == STAGE and finished.key in {needed.key for needed in n.inputs.values()})
+    return [expectation(store, node) for node in waiting]
+
+
+def expectation(store: Store, node: StageNode) -> str:
+    """The cost of one stage, in words."""
+    config = node.spec.build_config()
+    assert isinstance(config, RewordSlice)
+    rules = node.inputs["annotate"]
+    path = store.entry(rules.stage, rules.key) / "annotations.json"
+    spent = Ledger(Path(config.folder) / "spent.jsonl").spent()
+    if not path.is_file():
+        return f"LLM calls, {node.label}: {_estimate(config, _demos(node))}; ${spent:.2f} spent so far"
+    from data_pipeline.llm_annotator import demos_of, forecast  # pydantic
+
+    found = forecast(config, demos_of(json.loads(path.read_text(encoding="utf-8"))))
+    return f"LLM calls, {node.label}: {found.text(spent, config.max_usd)}"
+
+
+def report(store: Store, node: StageNode) -> list[str]:
+    """What a finished stage says of its quality."""
+    from data_pipeline.llm_quality import quality_lines
+
+    path = store.entry(node.stage, node.key) / "quality.json"
+    return [f"{node.label}:", *quality_lines(json.loads(path.read_text(encoding="utf-8"))), f"more in {path}"]
+
+
+def _demos(node: StageNode) -> int:
+    """Demonstrations that will be annotated, at most: as many as are made, or as LIBERO's files usually hold."""
+    while "demos" not in node.inputs and node.inputs:
+        node = next(iter(node.inputs.values()))
+    made = node.inputs.get("demos", node).spec.config
+    return len(made.get("tasks", TaskSelection().object)) * int(made.get("episodes_per_task", TYPICAL_DEMOS_PER_TASK))
+
+
+def _estimate(config: RewordSlice, demos: int) -> str:
+    room = demos * (TYPICAL_ANSWER_TOKENS + config.thinking_tokens)
+    most = (demos * TYPICAL_BYTES * config.usd_per_mtok_in + room * config.usd_per_mtok_out) / 1e6
+    return (
+        f"an estimate, because the rules have not written yet: {demos} calls, about "
+        f"{demos * TYPICAL_BYTES // 4 + room // 2} tokens, at most ${most:.2f} if nothing is asked again, and never "
+        f"above --max-usd {config.max_usd:g} together"
+    )
