@@ -153,7 +153,7 @@ def runs(mask: np.ndarray) -> list[tuple[bool, int, int]]:
 
 # ------------------------------------------------------------------ paths of the hand
 
-_PATH_ACROSS, _PATH_UP, _PATH_LEFT, _PATH_TOP, _PATH_BOTTOM = 258, 216, 34, 16, 32
+_PATH_ACROSS, _PATH_UP, _PATH_LEFT, _PATH_TOP, _PATH_BOTTOM = 258, 216, 34, 20, 32
 
 
 def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) -> str:
@@ -198,7 +198,7 @@ def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, flo
         parts.append(f'<text class="end" x="{left - 5:.1f}" y="{y + 4:.1f}">{tick:g}</text>')
     middle = (left + right) / 2
     parts.append(f'<text class="mid" x="{middle:.1f}" y="{bottom + 27:.1f}">{x_name}, cm</text>')
-    parts.append(f'<text class="end" x="{left - 2:.1f}" y="{top - 5:.1f}">{y_name}, cm</text>')
+    parts.append(f'<text class="end" x="{left - 2:.1f}" y="{top - 9:.1f}">{y_name}, cm</text>')
     return "".join(parts)
 
 

@@ -254,7 +254,7 @@ def _identical(inspection: Inspection) -> Iterator[Finding]:
     for demo in inspection.demos:
         groups[demo.digest].append(demo)
     same = [group for group in groups.values() if len(group) > 1]
-    where = [", ".join(f"{d.id}{f' ({d.split})' if d.split else ''}" for d in group) for group in same]
+    where = [", ".join(_with_split(group)) for group in same]
     yield from _one(
         f"{len(same)} {'action sequence is' if len(same) == 1 else 'action sequences are'} there more than once",
         where,
@@ -334,6 +334,13 @@ def _one(says: str, where: Sequence[str], remedy: str) -> Iterator[Finding]:
     """One finding for all places, none where there are none."""
     if where:
         yield Finding(says, tuple(where), remedy)
+
+
+def _with_split(copies: Sequence[DemoFacts]) -> list[str]:
+    """Two copies, of different splits where there are such, and how many more."""
+    other = next((demo for demo in copies if demo.split != copies[0].split), copies[1])
+    names = [f"{demo.id} ({demo.split})" if demo.split else str(demo.id) for demo in (copies[0], other)]
+    return [*names, f"{len(copies) - 2} more"] if len(copies) > 2 else names
 
 
 def _steps(camera: str, steps: Sequence[int]) -> str:

@@ -62,7 +62,7 @@ svg.panels { width: 100%; display: block; overflow: visible; } .rest { fill-opac
 .key.k0 { background: var(--c0); } .key.k1 { background: var(--c1); } .key:first-child { margin-left: 0; }
 .words td { padding-top: 5px; padding-bottom: 5px; } .words td:last-child { width: 90%; }
 .words b { font-weight: 650; color: var(--accent); }
-@media (max-width: 900px) { .three { grid-template-columns: 1fr; } .stills { grid-template-columns: repeat(3, 1fr); } }
+@media (max-width: 900px) { figure.panel { max-width: 440px; } .three { grid-template-columns: 1fr; } .stills { grid-template-columns: repeat(3, 1fr); } }
 """
 
 

@@ -212,6 +212,16 @@ def test_there_is_a_fault_for_every_check(inspection):
     assert {check.name for check in run_checks(inspection)} == set(FAULTS)
 
 
+def test_copies_across_the_split_are_shown(inspection):
+    task = inspection.tasks[0]
+    copies = tuple(replace(demo, actions=task.demos[0].actions) for demo in task.demos)
+    (finding,) = findings(with_task(inspection, demos=copies))["no copies"]
+    (where,) = finding.where
+    assert "(train)" in where
+    assert "(test)" in where
+    assert where.endswith(", 2 more")
+
+
 def test_dark_images_and_standing_still(inspection):
     assert (
         "mean brightness 3.0"
