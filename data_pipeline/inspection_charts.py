@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics, to_nora
+from configs.schema import Normalization
+from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics
 from data_pipeline.inspection import DemoFacts, Inspection, seconds
 from data_pipeline.inspection_checks import clipped_share
 from data_pipeline.libero_utils import MAX_STEPS
@@ -206,7 +207,7 @@ def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, flo
 
 _COLUMN, _PLOT, _PLOT_HEIGHT = 164, 140, 62
 _RAW_TOP, _NORMAL_TOP, _ACTION_HEIGHT = 40, 142, 232
-_BEYOND = 1.5
+_SHOWN = {Normalization.NORMAL: 4.0, Normalization.BOUNDS: 1.5, Normalization.BOUNDS_Q99: 1.5}
 """The normalised histogram shows values before clipping up to here; those beyond count in the last bar."""
 
 
@@ -218,32 +219,41 @@ def action_figure(actions: np.ndarray, statistics: ActionStatistics | None, axes
 
 
 def _motion(index: int, actions: np.ndarray, statistics: ActionStatistics | None, axes: Axes) -> str:
-    half, unit, left = axes.action[index], UNITS[index], index * _COLUMN
-    name = "cm" if index < 3 else "rad"
-    parts = [f'<text class="title" x="{left}" y="12">{DIMENSIONS[index]}, {name} per step</text>']
-    values = actions[:, index] * unit
-    parts.append(_bars(values, half, left, _RAW_TOP, beyond=math.inf))
-    parts += _ends(left, _RAW_TOP, half)
-    if statistics is None:
-        return "".join(parts)
-    low, high = statistics.low[index] * unit, statistics.high[index] * unit
+    half, left = axes.action[index], index * _COLUMN
+    title = f"{DIMENSIONS[index]}, {'cm' if index < 3 else 'rad'} per step"
+    parts = [f'<text class="title" x="{left}" y="12">{title}</text>']
+    parts.append(_bars(actions[:, index] * UNITS[index], half, left, _RAW_TOP, beyond=math.inf))
+    parts += _ends(left, _RAW_TOP, half, half)
+    if statistics is not None:
+        parts += _bounds(index, statistics, half, left)
+        parts += _targets(index, actions, statistics, left)
+    return "".join(parts)
+
+
+def _bounds(index: int, statistics: ActionStatistics, half: float, left: float) -> list[str]:
+    """What becomes -1 and 1, over the histogram as commanded and in words."""
+    low, high = (float(bound[index]) * UNITS[index] for bound in (statistics.low, statistics.high))
     digits = 1 if index < 3 else 2
-    parts.append(f'<text x="{left}" y="27">bounds {low:.{digits}f} to {high:.{digits}f}</text>')
-    parts += [
+    lines = [
         _line("bound", left + _PLOT * (v / half + 1) / 2, _RAW_TOP, _RAW_TOP + _PLOT_HEIGHT)
         for v in (low, high)
         if abs(v) <= half
     ]
-    normal = 2 * (to_nora(actions)[:, index] - statistics.low[index])
-    normal = normal / (statistics.high[index] - statistics.low[index]) - 1
-    parts.append(_bars(normal, _BEYOND, left, _NORMAL_TOP, beyond=1 + 1e-4))
-    parts += [
-        _line("bound", left + _PLOT * (v / _BEYOND + 1) / 2, _NORMAL_TOP, _NORMAL_TOP + _PLOT_HEIGHT) for v in (-1, 1)
+    return [f'<text x="{left}" y="27">-1 is {low:.{digits}f}, 1 is {high:.{digits}f}</text>', *lines]
+
+
+def _targets(index: int, actions: np.ndarray, statistics: ActionStatistics, left: float) -> list[str]:
+    """The histogram that the policy is trained on, and what is clipped of it."""
+    shown, clips = _SHOWN[statistics.mode], statistics.mode is not Normalization.NORMAL
+    targets = (actions[:, index] - statistics.centre[index]) / statistics.unit[index]
+    bottom = _NORMAL_TOP + _PLOT_HEIGHT
+    says = f"{100 * clipped_share(actions, statistics)[index]:.1f} % clipped" if clips else "not clipped"
+    return [
+        _bars(targets, shown, left, _NORMAL_TOP, beyond=1 + 1e-4 if clips else math.inf),
+        *(_line("bound", left + _PLOT * (v / shown + 1) / 2, _NORMAL_TOP, bottom) for v in (-1, 1)),
+        *_ends(left, _NORMAL_TOP, 1, shown),
+        f'<text x="{left}" y="{bottom + 28}">{says}</text>',
     ]
-    parts += _ends(left, _NORMAL_TOP, 1, _BEYOND)
-    share = clipped_share(actions, statistics)[index]
-    parts.append(f'<text x="{left}" y="{_NORMAL_TOP + _PLOT_HEIGHT + 28}">{100 * share:.1f} % clipped</text>')
-    return "".join(parts)
 
 
 def _bars(values: np.ndarray, half: float, left: float, top: float, beyond: float) -> str:
@@ -268,9 +278,8 @@ def _bars(values: np.ndarray, half: float, left: float, top: float, beyond: floa
     return paths + f'<line class="axis" x1="{left}" x2="{left + _PLOT}" y1="{base}" y2="{base}"/>'
 
 
-def _ends(left: float, top: float, shown: float, half: float | None = None) -> list[str]:
+def _ends(left: float, top: float, shown: float, half: float) -> list[str]:
     """Numbers at -shown, 0 and shown of an axis over [-half, half]."""
-    half = half or shown
     y = top + _PLOT_HEIGHT + 13
     return [
         f'<text class="{kind}" x="{left + _PLOT * (value / half + 1) / 2:.1f}" y="{y}">{value:.2g}</text>'

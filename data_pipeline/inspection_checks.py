@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs.schema import Normalization
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
 from data_pipeline.contract import AGENTVIEW, GRIPPER_CLOSE, GRIPPER_OPEN, WRIST, EpisodeId
 from data_pipeline.demo_outcomes import MIN_START_DISTANCE_M
@@ -120,7 +121,9 @@ def _still_dimensions(inspection: Inspection) -> Iterator[Finding]:
 
 
 def clipped_share(actions: np.ndarray, statistics: ActionStatistics) -> np.ndarray:
-    """Share of actions [N, 7] outside the bounds, per dimension: float64 [7]; 0 for the gripper."""
+    """Share of actions [N, 7] that normalising clips, per dimension: float64 [7]; 0 for the gripper."""
+    if statistics.mode is Normalization.NORMAL:
+        return np.zeros(actions.shape[1])
     actions = to_nora(actions)
     slack = 1e-6  # actions are float32 and bounds float64
     outside = (actions < statistics.low - slack) | (actions > statistics.high + slack)
@@ -131,9 +134,7 @@ def _clipped(inspection: Inspection) -> Iterator[Finding]:
     statistics = inspection.known.statistics
     where: list[str] = []
     for task in inspection.tasks:
-        if statistics is None:
-            return
-        share = clipped_share(task.actions, statistics)
+        share = clipped_share(task.actions, statistics) if statistics is not None else np.zeros(GRIPPER)
         where += [f"task {task.task_id} {DIMENSIONS[i]}: {share[i]:.1%}" for i in np.flatnonzero(share > CLIPPED_SHARE)]
     yield from _one(
         f"Normalising clips more than {CLIPPED_SHARE:.0%} of a task's actions",

@@ -13,6 +13,7 @@ from html import escape
 
 import numpy as np
 
+from data_pipeline.action_stats import COLUMNS, ActionStatistics
 from data_pipeline.contact_sheet import jpeg, still_lines, typical_demo
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, digest
 from data_pipeline.html_page import document, notes, section, table
@@ -62,7 +63,8 @@ svg.panels { width: 100%; display: block; overflow: visible; } .rest { fill-opac
 .key.k0 { background: var(--c0); } .key.k1 { background: var(--c1); } .key:first-child { margin-left: 0; }
 .words td { padding-top: 5px; padding-bottom: 5px; } .words td:last-child { width: 90%; }
 .words b { font-weight: 650; color: var(--accent); }
-@media (max-width: 900px) { figure.panel { max-width: 440px; } .three { grid-template-columns: 1fr; } .stills { grid-template-columns: repeat(3, 1fr); } }
+@media (max-width: 900px) { figure.panel { max-width: 440px; }
+  .three { grid-template-columns: 1fr; } .stills { grid-template-columns: repeat(3, 1fr); } }
 """
 
 
@@ -200,11 +202,16 @@ def _actions(inspection: Inspection, axes: Axes) -> str:
     )
     if statistics is not None:
         text += (
-            " Beneath: what the policy is trained on. Dashed lines are the bounds (q01 and q99 of the training "
-            "demonstrations, widened to the floor), which become -1 and 1; orange lies outside and is clipped."
+            f" Beneath: what the policy is trained on, normalised by {_bounds_in_words(statistics)} of the training "
+            "demonstrations (action.normalization, action.half_range_floor). Dashed lines are what becomes -1 and 1; "
+            "orange is clipped."
         )
     figure = action_figure(inspection.actions, statistics, axes)
     return section("Actions", f'<p class="lead">{text}</p><div class="task">{figure}</div>')
+
+
+def _bounds_in_words(statistics: ActionStatistics) -> str:
+    return " and ".join(COLUMNS[statistics.mode])
 
 
 def _pixels(inspection: Inspection) -> str:

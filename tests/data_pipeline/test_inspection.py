@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import Subset
+from configs.schema import Normalization, Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contact_sheet import WIDTH, write_sheet
 from data_pipeline.contract import AGENTVIEW, EpisodeId
@@ -88,6 +88,17 @@ def test_clipped_share_counts_what_normalising_changes(inspection):
     normal = 2 * (actions[:, :6] - statistics.low[:6]) / (statistics.high[:6] - statistics.low[:6]) - 1
     changed = np.abs(statistics.normalize(actions)[:, :6] - normal) > 1e-5
     np.testing.assert_allclose(clipped_share(actions, statistics)[:6], changed.mean(axis=0), atol=0.005)
+
+
+def test_normal_statistics_clip_nothing(inspection):
+    actions = [demo.actions for demo in inspection.demos]
+    proprio = [demo.position for demo in inspection.demos]
+    statistics = ActionStatistics.of("libero_object", actions, proprio, mode=Normalization.NORMAL)
+    known = replace(inspection.known, statistics=statistics)
+    assert not clipped_share(inspection.actions, statistics).any()
+    page = page_of(replace(inspection, known=known))
+    assert "normalised by mean and std" in page
+    assert "not clipped</text>" in page
 
 
 # ------------------------------------------------------------------ warnings
