@@ -101,7 +101,7 @@ def console() -> NoReturn:
 
 def typed_command() -> str:
     """The command line as typed, without secrets, for the hint that says how to resume."""
-    argv, _ = secret.strip(sys.argv)
+    argv, _ = secret.strip(sys.orig_argv[1:])
     return shlex.join(["python", *argv])
 
 
