@@ -1,7 +1,7 @@
 """The inspection's figures as inline SVG, made by hand so that equal data give equal bytes.
 
 Blue (c0) is the gripper open and training, orange (c1) is closed, test and clipped: one pair, safe for colour-blind
-eyes. Figures of all tasks share their axes.
+eyes. Figures of all tasks share their scales.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _BINS = 41
 
 @dataclass(frozen=True)
 class Axes:
-    """Ranges that the figures of all tasks share."""
+    """Ranges and scales that the figures of all tasks share."""
 
     longest_s: float  # demonstration or evaluation
     longest_demo_s: float
     limit_s: float  # what an evaluation lasts
-    position_cm: tuple[tuple[float, float], ...]  # low, high of x, y, z
+    extent_cm: tuple[float, ...]  # along x, y, z: the window that holds any one task's paths
     path_scale: float  # pixels per cm, of both planes
     action: tuple[float, ...]  # half range of the six motions, cm and rad per step
 
@@ -53,21 +53,24 @@ class Axes:
 def shared_axes(inspection: Inspection) -> Axes:
     """Axes that hold every task."""
     limit = MAX_STEPS[inspection.subset]
-    places = 100 * np.concatenate([demo.position for demo in inspection.demos])
-    low, high = np.floor(places.min(0)) - 1, np.ceil(places.max(0)) + 1
+    extent = np.max([np.ptp(_places_cm(task.demos), axis=0) for task in inspection.tasks], axis=0) + 2.0
     largest = np.abs(inspection.actions[:, :GRIPPER]).max(axis=0) * UNITS
     steps = max(demo.num_steps for demo in inspection.demos)
-    extent = high - low
     scales = (_PATH_ACROSS / extent[1], _PATH_ACROSS / extent[0], _PATH_UP / extent[0], _PATH_UP / extent[2])
     halves = [_rounded_up(max(float(part.max()), 1e-3)) for part in (largest[:3], largest[3:])]
     return Axes(
         longest_s=seconds(max(steps, limit)),
         longest_demo_s=seconds(steps),
         limit_s=seconds(limit),
-        position_cm=tuple((float(a), float(b)) for a, b in zip(low, high, strict=True)),
+        extent_cm=tuple(extent.tolist()),
         path_scale=float(min(scales)),
         action=(halves[0],) * 3 + (halves[1],) * 3,
     )
+
+
+def _places_cm(demos: Sequence[DemoFacts]) -> np.ndarray:
+    """Where the hand was: float32 [sum T, 3], cm."""
+    return 100 * np.concatenate([demo.position for demo in demos])
 
 
 def _rounded_up(value: float) -> float:
@@ -163,7 +166,10 @@ def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) ->
     Blue with the gripper open, orange closed; a ring where each begins.
     """
     sign = -1 if across == 1 else 1
-    wide, high = sorted(sign * v for v in axes.position_cm[across]), axes.position_cm[up]
+    places = _places_cm(demos)
+    middle = (places.min(axis=0) + places.max(axis=0)) / 2
+    window = [(float(m) - extent / 2, float(m) + extent / 2) for m, extent in zip(middle, axes.extent_cm, strict=True)]
+    wide, high = sorted(sign * v for v in window[across]), window[up]
     scale = axes.path_scale
 
     def place(points: np.ndarray) -> np.ndarray:
@@ -179,7 +185,7 @@ def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) ->
             for closed, first, last in runs(demo.closed)
         )
         starts += f'<circle class="start" r="2.2" cx="{points[0, 0]:.1f}" cy="{points[0, 1]:.1f}"/>'
-    grid = _path_grid(place, axes.position_cm[across], high, "xyz"[across], "xyz"[up])
+    grid = _path_grid(place, window[across], high, "xyz"[across], "xyz"[up])
     return _svg(
         _PATH_LEFT + _PATH_ACROSS + 8, _PATH_TOP + (high[1] - high[0]) * scale + _PATH_BOTTOM, grid + lines + starts
     )

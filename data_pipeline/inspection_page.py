@@ -258,7 +258,7 @@ def _tasks(inspection: Inspection, axes: Axes) -> str:
     key = (
         '<p class="lead"><span class="key k0"></span>gripper open <span class="key k1"></span>gripper closed. '
         "The pictures are those of one demonstration of median length, as the policy gets them: agentview, and the "
-        "wrist camera small. Axes are the same for all tasks.</p>"
+        "wrist camera small. Scales are the same for all tasks.</p>"
     )
     return section("Task by task", key + "".join(_task(task, inspection, axes) for task in inspection.tasks))
 
