@@ -95,13 +95,14 @@ def _statistics(made: Sequence[Outcome], hands: Sequence[np.ndarray]) -> dict[st
     if not made:
         return {}
     steps, grips = np.array([outcome.steps for outcome in made]), [outcome.grips for outcome in made]
-    seconds = float(steps.sum()) / CONTROL_HZ
+    seconds, nearest_m = float(steps.sum()) / CONTROL_HZ, min(outcome.distance_to_official_m for outcome in made)
+    assert nearest_m >= MIN_START_DISTANCE_M, nearest_m
     return {
         "steps": {"mean": round(float(steps.mean()), 1), "min": int(steps.min()), "max": int(steps.max())},
         "hand_speed_m_s": round(sum(outcome.hand_path_m for outcome in made) / seconds, 4),
         "hand_spread_m": round(hand_spread_m(hands), 4),
         "with_regrasp": sum(count > min(grips) for count in grips),  # closed the gripper oftener than others need to
-        "min_distance_to_official_m": min(outcome.distance_to_official_m for outcome in made),
+        "min_distance_to_official_m": nearest_m,
     }
 
 

@@ -36,6 +36,7 @@ from data_pipeline.sim.pool import run_jobs
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
+    from data_pipeline.sim.expert.expert import Attempt
 
 SETTLE_STEPS = 10
 ARM_NOISE_RAD = 0.02
@@ -93,10 +94,10 @@ def attempt_seed(episode: EpisodeId, seed: int, attempt: int) -> int:
     return int.from_bytes(digest[:4], "little") & 0x7FFFFFFF
 
 
-def start_demo(env: LiberoEnv, seed: int) -> np.ndarray:
-    """Sample a start and let it settle. Returns the state before settling, float64 [S].
+def sample_start(env: LiberoEnv, seed: int) -> np.ndarray:
+    """Sample a start, not settled yet. Returns the state, float64 [S].
 
-    ``env.reset(seed, that state)`` and as many settling steps lead to the same start again.
+    ``env.reset(seed, that state)`` leads to the same start again.
     """
     env.reset(seed)
     state = env.state()
@@ -104,7 +105,6 @@ def start_demo(env: LiberoEnv, seed: int) -> np.ndarray:
     for joint, offset in zip(_ARM_JOINTS, noise, strict=True):
         state[1 + env.model.joint(joint).qposadr[0]] += offset
     env.reset(seed, state)
-    env.settle(SETTLE_STEPS)
     return state
 
 
@@ -153,27 +153,26 @@ class Recorder:
         )
 
     def _draw(self) -> dict[str, np.ndarray]:
-        frames: dict[str, list[np.ndarray]] = {camera: [] for camera in CAMERAS}
-        for state in self._states:
+        size = self._env.config.resolution
+        images = {camera: np.empty((len(self._states), size, size, 3), np.uint8) for camera in CAMERAS}
+        for step, state in enumerate(self._states):
             self._env.show(state)
-            for camera, images in frames.items():
-                images.append(self._env.render(camera))
-        return {camera: np.array(images) for camera, images in frames.items()}
+            for camera, frames in images.items():
+                frames[step] = self._env.render(camera)
+        return images
 
 
 def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Outcome:
     """Try until the expert succeeds, at most MAX_ATTEMPTS times; write the success to `target`."""
-    from data_pipeline.sim.expert.expert import run_expert
-
     failed: list[FailedAttempt] = []
     for number in range(MAX_STARTS):
         own_seed = attempt_seed(episode, seed, number)
-        state = start_demo(env, own_seed)
+        state = sample_start(env, own_seed)
         distance_m = distance_to_official(env, state)
         if distance_m < MIN_START_DISTANCE_M:
             continue
         recorder = Recorder(env)
-        attempt = run_expert(env, np.random.default_rng([own_seed, 1]), MAX_STEPS[episode.subset], recorder)
+        attempt = play(env, np.random.default_rng([own_seed, 1]), MAX_STEPS[episode.subset], recorder)
         if attempt.success:
             record = recorder.record(state, own_seed)
             write_demo(target, record)
@@ -191,6 +190,18 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
             return Outcome(tuple(failed), refused_starts=number + 1 - len(failed))
     near = f"{MAX_STARTS - len(failed)} of {MAX_STARTS} sampled starts were refused, too near to official ones"
     return Outcome((*failed, FailedAttempt(-1, near)), refused_starts=MAX_STARTS - len(failed))
+
+
+def play(env: LiberoEnv, rng: np.random.Generator, max_steps: int, recorder: Recorder) -> Attempt:
+    """Let the start settle, then let the expert try. Where the physics blows up, the attempt has failed."""
+    from data_pipeline.sim.environment import SimulationUnstableError
+    from data_pipeline.sim.expert.expert import Attempt, run_expert
+
+    try:
+        env.settle(SETTLE_STEPS)
+        return run_expert(env, rng, max_steps, recorder)
+    except SimulationUnstableError as problem:
+        return Attempt(success=False, steps=0, reason=str(problem))
 
 
 class DemoMaker:

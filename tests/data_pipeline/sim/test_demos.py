@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -104,15 +105,11 @@ def test_a_demonstration_that_cannot_be_made_is_listed(tmp_path, fake):
     assert list_demos(tmp_path / outputs[0]) == [1, 2]
 
 
-@pytest.mark.sim
 def test_a_start_too_near_to_an_official_state_is_drawn_again(tmp_path, monkeypatch):
-    from data_pipeline.sim.expert import expert
-
     distances = iter([0.0, 0.0019, 0.0021])
-    monkeypatch.setattr(demos, "start_demo", lambda env, seed: np.zeros(3))
+    monkeypatch.setattr(demos, "sample_start", lambda env, seed: np.zeros(3))
     monkeypatch.setattr(demos, "distance_to_official", lambda env, state: next(distances, 0.0))
-    dropped = expert.Attempt(success=False, steps=5, reason="dropped it")
-    monkeypatch.setattr(expert, "run_expert", lambda *_: dropped)
+    monkeypatch.setattr(demos, "play", lambda *_: SimpleNamespace(success=False, reason="dropped it"))
     episode = EpisodeId(Subset.GOAL, 7, 0)
     outcome = demos.make_demo(None, episode, 3, tmp_path / "x")
     assert outcome.refused_starts == demos.MAX_STARTS - 1
@@ -192,7 +189,8 @@ def test_pictures_drawn_from_states_are_those_of_the_episode():
 
     env = LiberoEnv(Subset.GOAL, 7, ENV)  # the stove's flame comes and goes with the knob
     try:
-        demos.start_demo(env, 5)
+        demos.sample_start(env, 5)
+        env.settle(demos.SETTLE_STEPS)
         states, live = [], []
         for action in expert_actions(env, np.random.default_rng(5)):
             states.append(env.state())
@@ -208,6 +206,19 @@ def test_pictures_drawn_from_states_are_those_of_the_episode():
                 assert np.array_equal(env.render(camera), picture)
     finally:
         env.close()
+
+
+@pytest.mark.sim
+def test_an_attempt_in_which_the_physics_blows_up_has_failed():
+    from data_pipeline.sim.environment import SimulationUnstableError
+
+    class Env:
+        def settle(self, steps):
+            raise SimulationUnstableError("turn_on_the_stove: the simulation became unstable")
+
+    attempt = demos.play(Env(), np.random.default_rng(0), 300, demos.Recorder(Env()))
+    assert not attempt.success
+    assert "became unstable" in attempt.reason
 
 
 @pytest.mark.sim
