@@ -42,6 +42,7 @@ class OfficialSlice:
     tasks: tuple[int, ...]
     files: tuple[tuple[str, str], ...]  # (official file name, sha256)
     paths: tuple[str, ...] = not_in_key(())  # where each of them lies, under whatever name
+    skip_bad: bool = not_in_key(default=False)  # bad demonstrations are left to the stage `regenerate`
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoWriter, TaskInfo
 from data_pipeline.libero_utils import demo_file
 from data_pipeline.metainfo import Verdict, metainfo_name, write_metainfo
-from data_pipeline.raw_loader import Hdf5Source, read_replay
+from data_pipeline.raw_loader import Hdf5Source, read_replay, refuse
 from data_pipeline.replay import regenerate_demo
 from data_pipeline.sim.pool import run_jobs
 
@@ -125,18 +125,6 @@ def assemble(
     return [*outputs, name]
 
 
-def bad_demonstrations(source: Hdf5Source) -> dict[EpisodeId, str]:
-    """Which demonstrations cannot be used, and why. Reads and checks all but the pixels: milliseconds each."""
-    bad: dict[EpisodeId, str] = {}
-    for episode in source.list():
-        try:
-            source.open(episode)
-            read_replay(source.path(episode.task_id), episode.demo)
-        except ConfigError as problem:
-            bad[episode] = str(problem)
-    return bad
-
-
 def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv) -> list[str]:
     """The stage with the environment passed in (a picklable callable).
 
@@ -144,12 +132,11 @@ def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv
     `config.skip_bad` such demonstrations are left out and listed.
     """
     source = Hdf5Source(context.inputs["demos"], config.subset)
-    bad = bad_demonstrations(source)
-    if bad and not config.skip_bad:
-        raise ConfigError(
-            f"{next(iter(bad.values()))}\n{len(bad)} of {len(source.list())} demonstrations cannot be used; "
-            "--skip-bad (data.skip_bad=true) leaves such demonstrations out and lists them"
-        )
+    faults = dict(source.faults())
+    faults |= {episode: problem for episode in source.list() if (problem := _no_replay(source, episode))}
+    if not config.skip_bad:
+        refuse(list(faults.values()), len(source.list()))
+    bad = {episode: str(problem).replace(f"{source.folder}/", "") for episode, problem in faults.items()}
     parts = context.work / "parts"
     jobs = [
         Job(e, source.path(e.task_id), parts / f"{e.task_id:02d}" / f"{e.demo:04d}.hdf5", config.env)
@@ -158,6 +145,14 @@ def regenerate(config: RegenerateSlice, context: StageContext, make_env: MakeEnv
     ]
     run_jobs(jobs, partial(Regenerator, make_env), config.workers, context, lambda job: str(job.episode))
     return assemble(jobs, bad, source, config, context.work)
+
+
+def _no_replay(source: Hdf5Source, episode: EpisodeId) -> ConfigError | None:
+    try:
+        read_replay(source.path(episode.task_id), episode.demo)
+    except ConfigError as problem:
+        return problem
+    return None
 
 
 def make_libero_env(subset: Subset, task_id: int, config: EnvConfig) -> LiberoEnv:

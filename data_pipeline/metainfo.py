@@ -82,7 +82,7 @@ class _Row:
     noop_steps: int
     reused: int
     rendered: int
-    deviation: str  # largest state deviation of a replay without no-ops
+    deviation: str  # largest of a state of a kept demonstration that has no no-ops
 
 
 def table(metainfo: Metainfo) -> str:
@@ -100,11 +100,12 @@ def table(metainfo: Metainfo) -> str:
 
 
 def _row(task: str, verdicts: Sequence[Verdict]) -> _Row:
-    deviations = [v.max_state_deviation for v in verdicts if v.max_state_deviation is not None]
+    kept = [v for v in verdicts if v.dropped is None]
+    deviations = [v.max_state_deviation for v in kept if v.max_state_deviation is not None]
     return _Row(
         task=task,
         demos=len(verdicts),
-        kept=sum(v.dropped is None for v in verdicts),
+        kept=len(kept),
         failed=sum(v.dropped is not None and not v.skipped for v in verdicts),
         skipped=sum(v.skipped for v in verdicts),
         noop_steps=sum(v.noops_removed for v in verdicts),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -182,8 +182,25 @@ class Hdf5Source:
                 read_frames=partial(read_frames, path, episode.demo),
             )
 
+    def faults(self) -> Generator[tuple[EpisodeId, ConfigError]]:
+        """The episodes that cannot be opened, and why. Reads and checks all but the pixels: milliseconds each."""
+        for episode in self.list():
+            try:
+                self.open(episode)
+            except ConfigError as problem:
+                yield episode, problem
+
     def close(self) -> None:
         """Nothing is held open; here because other sources may hold something."""
+
+
+def refuse(bad: Sequence[ConfigError], total: int) -> None:
+    """Raise ConfigError with the first of the faults, how many there are and how to go on without them."""
+    if bad:
+        raise ConfigError(
+            f"{bad[0]}\n{len(bad)} of {total} demonstrations cannot be used; --skip-bad (data.skip_bad=true) leaves "
+            "them out where demonstrations are regenerated, and lists them"
+        ) from bad[0]
 
 
 # ------------------------------------------------------------------ the stage `official`
@@ -207,7 +224,14 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def run_official(config: OfficialSlice, context: StageContext) -> list[str]:
-    """Stage `official`: LIBERO's own files, checked against their digests, under their official names."""
+    """Stage `official`: LIBERO's own files, checked against their digests, under their official names.
+
+    Raises ConfigError for the first demonstration that cannot be used, unless they may be skipped.
+    """
+    source = Hdf5Source(Path(config.paths[0]).parent, config.subset)
+    if not config.skip_bad:
+        bad = [problem for episode, problem in source.faults() if episode.task_id in config.tasks]
+        refuse(bad, sum(episode.task_id in config.tasks for episode in source.list()))
     for done, ((name, digest), path) in enumerate(zip(config.files, config.paths, strict=True)):
         context.checkpoint()
         context.report(done, len(config.files), name)

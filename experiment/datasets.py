@@ -77,7 +77,7 @@ def regenerate_libero(values: Namespace) -> int:
     suite = values.libero_task_suite
     check(suite in SUITE_OF.values(), f"--libero_task_suite {suite!r}; allowed: {', '.join(SUITE_OF.values())}")
     subset = parse_subset(suite)
-    raw = _raw_folder(Path(values.libero_raw_data_dir), subset)
+    raw = _raw_folder(Path(values.libero_raw_data_dir).expanduser().absolute(), subset)
     origin = EXPERT if made_by_expert(raw) else OFFICIAL
     if values.image_resolution is None and not _is_set(values, "env.resolution"):
         values.image_resolution = str(REGENERATED_PX)
@@ -90,7 +90,7 @@ def regenerate_libero(values: Namespace) -> int:
     drawn = f"drawing: {env.resolution} px, {env.look.value} look, {env.assets} assets (preset {data.config.preset})"
     prepared = replace(prepared, said=(*prepared.said, drawn))
     note = f'{{"stage":"regenerate","demonstrations":"{origin}"}}'
-    target = Path(values.libero_target_dir).absolute()
+    target = Path(values.libero_target_dir).expanduser().absolute()
     done = _run_one(data, prepared, node, [View(node, target, redo=False, note=note)], values)
     if done.code == 0 and not values.dry_run:
         print(table(read_metainfo(target / metainfo_name(subset))))

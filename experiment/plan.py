@@ -97,7 +97,7 @@ class Data:
             config = DemosSlice(subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers)
             return make_node("demos", subset.value, config, {})
         files, paths = official_files(source, subset, tasks, self.places.store / "file_digests.json")
-        return make_node("official", subset.value, OfficialSlice(subset, tasks, files, paths), {})
+        return make_node("official", subset.value, OfficialSlice(subset, tasks, files, paths, data.skip_bad), {})
 
     def regenerate(self, subset: Subset) -> StageNode:
         """Replayed, filtered demonstrations. Files that are already clean stand for themselves."""

@@ -377,6 +377,19 @@ def test_official_links_what_it_checked(folder: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in work.iterdir()) == outputs
 
 
+def test_official_names_a_bad_demonstration_in_the_users_own_file(folder: Path, tmp_path: Path) -> None:
+    path = rename(folder, 0, "task1.hdf5")
+    damage(path, "actions", NAN)
+    config, work = official_slice(folder), tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(ConfigError, match=f"{path}: /data/demo_1/actions has(?s:.*)1 of 6 demonstrations.*--skip-bad"):
+        run_official(config, StageContext(work=work, inputs={}))
+    assert not list(work.iterdir())
+    assert len(run_official(replace(config, skip_bad=True), StageContext(work=work, inputs={}))) == 2
+    only_the_other = replace(config, tasks=(1,), files=config.files[1:], paths=config.paths[1:])
+    assert len(run_official(only_the_other, StageContext(work=work, inputs={}))) == 1
+
+
 def test_official_stops_at_changed_or_missing_files(folder: Path, tmp_path: Path) -> None:
     config = official_slice(folder)
     context = StageContext(work=tmp_path, inputs={})

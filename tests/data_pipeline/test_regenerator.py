@@ -312,13 +312,15 @@ def test_bad_demonstrations_can_be_skipped_and_are_listed(demos: Path, tmp_path:
     info = metainfo(tmp_path / "work")[task]
     assert list(info) == ["demo_2", "demo_5", "demo_17", "demo_30"]
     assert [info[demo]["skipped"] for demo in info] == [True, False, True, False]
-    assert f"{path}: /data/demo_17/actions has a value that is not finite at step 2" in info["demo_17"]["dropped"]
+    assert info["demo_17"]["dropped"].startswith(
+        f"{path.name}: /data/demo_17/actions has a value that is not finite at step 2"
+    )
     assert [e.demo for e in Hdf5Source(tmp_path / "work", Subset.OBJECT).list() if e.task_id == 3] == [30]
     lines = table(read_metainfo(tmp_path / "work" / "libero_object_metainfo.json")).splitlines()
     assert " ".join(lines[0].split()) == "task demos kept failed skipped noop steps reused rendered deviation"
     assert lines[2].split() == [task, "4", "1", "1", "2", "0", "1", "0", "0.0e+00"]
     assert lines[3].split() == ["together", "7", "4", "1", "2", "0", "4", "0", "0.0e+00"]
-    assert lines[4].startswith(f"skipped: {task}, demo_2: {path}: /data/demo_2/obs/ee_pos is missing")
+    assert lines[4].startswith(f"skipped: {task}, demo_2: {path.name}: /data/demo_2/obs/ee_pos is missing")
     assert lines[5] == f"failed: {task}, demo_5: the task is not solved at the end of the replay"
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import pytest
 
 from configs.schema import Subset
@@ -9,6 +10,7 @@ from data_pipeline.libero_utils import demo_file
 from data_pipeline.metainfo import Verdict, write_metainfo
 from experiment.cli import main
 from experiment.resolve import find_source
+from experiment.stages import STAGES, StageKind
 from experiment.store import Store
 from tests.helpers import toy_study
 from tests.helpers.synthetic import write_synthetic_subset
@@ -92,6 +94,32 @@ def test_files_of_any_name_and_the_folder_libero_10_are_found(project, capsys):
     files = {config["subset"]: config["files"] for config in built(project, "official")}
     assert [name for name, _ in files["long"]] == [demo_file(raw, Subset.LONG, task).name for task in (5, 6)]
     assert all(config["skip_bad"] for config in built(project, "regenerate"))
+
+
+def nan(path):
+    with h5py.File(path, "r+") as file:
+        file["data/demo_0/actions"][3, 1] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (nan, 2, "/data/demo_0/actions has a value that is not finite at step 3"),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), 78, "3000 bytes, truncated or damaged"),
+        (lambda path: path.write_text("<html>"), 78, "it is a web page"),
+    ],
+)
+def test_a_bad_file_ends_the_command_and_leaves_nothing(project, capfd, monkeypatch, spoil, code, says):
+    monkeypatch.setitem(STAGES, "official", StageKind("data_pipeline.raw_loader:run_official", "light"))
+    path = demo_file(project / "data" / "libero_object", Subset.OBJECT, 2)
+    spoil(path)
+    assert regenerate() == code
+    said = capfd.readouterr()
+    assert f"{path}: {says}" in said.out
+    assert "Traceback" not in said.out + said.err
+    assert not (project / "data" / "clean").exists()
+    assert not built(project, "official")
+    assert not built(project, "regenerate")
 
 
 def test_skipping_where_nothing_is_replayed_is_refused(project, capsys):
