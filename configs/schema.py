@@ -227,6 +227,11 @@ class AnnotatorConfig:
             self.base_url.startswith(("http://", "https://")),
             f"annotator.base_url={self.base_url!r}; allowed: an address that starts with http:// or https://",
         )
+        check(
+            not set(self.base_url) & set("@?#"),
+            "annotator.base_url holds a user, a query or a fragment; an address is stored, so a secret goes into "
+            "--llm-api-key",
+        )
         check(bool(self.model), "annotator.model is empty; name a model of the server, e.g. gpt-4o-mini")
         in_range("annotator.move_horizon", self.move_horizon, 1, 100)
         in_range("annotator.thinking_tokens", self.thinking_tokens, 0, 100_000)

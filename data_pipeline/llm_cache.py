@@ -41,10 +41,10 @@ class ReplyCache:
         return self.folder / key[:2] / f"{key}.json"
 
     def get(self, request: Request) -> str | None:
-        """The body of an earlier reply, None where there is none."""
+        """The body of an earlier reply, None where there is none, or none that can be read: it is asked for again."""
         try:
             return str(json.loads(self.path(request).read_text(encoding="utf-8"))["body"])
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
     def put(self, request: Request, body: str) -> None:

@@ -34,7 +34,10 @@ _DIRECTION_OF = {
     }.items()
     for word in words.split()
 }
-_FINGERS = re.compile(r"\b(open|clos)[a-z]*(?: of| up)?(?: the| its)? (?:gripper|fingers|hand|jaws)\b")
+_FINGERS = re.compile(
+    r"\b(open|clos)[a-z]*(?: of| up)?(?: the| its)? (?:gripper|fingers|hand|jaws)\b"
+    r"|\b(?:gripper|fingers|hand|jaws) (?:is |are )?(open|clos)(?:s|es|e|ed|ing)?\b"
+)
 _SMALL_WORDS = "the a an this that its it is are be and or of to in on at by for with from so as not yet now"
 _SCENE_WORDS = """gripper hand fingers finger arm robot jaws grip grasp hold object item thing goal target place spot
 position location table surface workspace scene side edge rim top bottom handle opening path way route move movement
@@ -169,7 +172,7 @@ def find_problem(demo: Demo, item: Item, text: str) -> Problem | None:
 def directions(text: str) -> frozenset[str]:
     """Directions and gripper movements that a text names, in one spelling each."""
     lower = text.lower()
-    gripper = {"open gripper" if verb == "open" else "close gripper" for verb in _FINGERS.findall(lower)}
+    gripper = {"open gripper" if "open" in verbs else "close gripper" for verbs in _FINGERS.findall(lower)}
     return frozenset(_DIRECTION_OF[word] for word in _WORD.findall(lower) if word in _DIRECTION_OF) | gripper
 
 

@@ -25,6 +25,7 @@ MAX_MESSAGE_CHARS = 300  # of a server's words in ours
 _REFUSES_FORMAT = ("response_format", "json_schema", "json_object", "schema", "structured", "guided")
 _REFUSES_QUESTION = ("content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt")
 _TRY_AGAIN = (408, 409, 425, TOO_MANY_REQUESTS)
+_MAYBE_PAID = (408, 504, 524)  # a gateway stopped waiting; what lies behind it may have answered
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 
@@ -102,7 +103,8 @@ class ChatClient:
         if status == TOO_MANY_REQUESTS and code in _NO_CREDIT:
             return ConfigError(f"the account has no credit left: {said}")
         if status in _TRY_AGAIN or status >= 500:
-            return Fault(f"status {status}: {said}", maybe_paid=False, status=status, headers=error.response.headers)
+            paid = status in _MAYBE_PAID
+            return Fault(f"status {status}: {said}", maybe_paid=paid, status=status, headers=error.response.headers)
         if status in (400, 413, 422) and (status == 413 or code in _REFUSES_QUESTION):
             return BadContent("declined", f"the server declined the request ({code})")
         remedy = {

@@ -30,7 +30,7 @@ OPENAI_USD_PER_MTOK = {
     "gpt-4.1-nano": (0.1, 0.4),
 }
 MESSAGE_TOKENS = 16  # of a chat template around each message; OpenAI's take about four
-SCHEMA_TOKENS = 400  # of the answer's JSON schema, which a server may put into the prompt (it has about 370 bytes)
+SCHEMA_TOKENS = 700  # of the answer's JSON schema, which a server may put into the prompt; a bound, by its bytes
 BYTES_PER_TOKEN = 4  # of English, for expectations; a bound takes one
 
 

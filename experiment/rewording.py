@@ -30,9 +30,12 @@ def secret_of(values: Namespace, config: AnnotatorConfig) -> Secret:
 def permission(values: Namespace, config: ExperimentConfig) -> str:
     """What will be asked, in words. Raises ConfigError where the key or the price is missing."""
     annotator = config.annotator
-    price = price_of(annotator)
+    price, key = price_of(annotator), secret_of(values, annotator).value
     check(
-        values.dry_run or bool(secret_of(values, annotator).value) or annotator.base_url.rstrip("/") != OPENAI_URL,
+        key.isascii() and key.isprintable() and " " not in key, "the API key has spaces, line breaks or odd characters"
+    )
+    check(
+        values.dry_run or bool(key) or annotator.base_url.rstrip("/") != OPENAI_URL,
         f"annotator=llm needs a key: --llm-api-key KEY, or the environment variable {annotator.api_key_env}",
     )
     return (

@@ -10,8 +10,9 @@ from configs.schema import AnnotatorConfig, ConfigError, Subset
 from configs.slices import RewordSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from data_pipeline.llm_annotator import LEDGER, demos_of, forecast, reword, run_reword
+from data_pipeline.llm_checks import Reply
 from data_pipeline.llm_client import ChatClient
-from data_pipeline.llm_money import Ledger, Price, price_of
+from data_pipeline.llm_money import SCHEMA_TOKENS, Ledger, Price, price_of, prompt_tokens_at_most
 from data_pipeline.llm_pace import Clock, Pace, duration_s, reset_s, wait_asked_s
 from data_pipeline.llm_quality import quality
 from data_pipeline.sidecar import load_annotations
@@ -144,7 +145,8 @@ def test_silence_and_a_trickle_end_after_the_timeout_and_count_as_paid(tmp_path,
     began = time.monotonic()
     assert not kinds(study.run())
     assert time.monotonic() - began < 3
-    assert study.ledger.spent() > forecast(study.config, study.demos).usd_at_most + 150e-6
+    room = prompt_tokens_at_most(server.seen[0]["messages"]) + server.seen[0]["max_tokens"]
+    assert study.ledger.spent() == pytest.approx(room * 1e-6 + 150e-6)
 
 
 def test_a_server_that_never_recovers_ends_the_run_and_what_was_paid_is_kept(tmp_path, server):
@@ -318,6 +320,21 @@ def test_forecast_is_made_from_the_prompts_and_less_what_is_kept(tmp_path, serve
     assert before.usd_at_most >= (sent + room) * 1e-6
     after = forecast(study.config, study.demos)
     assert (after.calls, after.cached, after.usd_at_most) == (0, 4, 0)
+
+
+def test_the_schema_fits_into_what_is_set_aside_for_it():
+    from openai.lib._pydantic import to_strict_json_schema
+
+    assert len(json.dumps(to_strict_json_schema(Reply)).encode()) + 100 < SCHEMA_TOKENS
+
+
+def test_a_damaged_reply_is_asked_for_again(tmp_path, server):
+    study = Study(tmp_path, server)
+    study.run()
+    (kept,) = study.kept()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert not kinds(study.run())
+    assert len(server.seen) == 2
 
 
 def test_the_ledger_survives_a_torn_line_and_reserves_at_the_worst(tmp_path):

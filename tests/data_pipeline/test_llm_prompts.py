@@ -207,7 +207,8 @@ def test_wordings_change_words_and_nothing_else(demo, entry):
 def test_directions_have_one_spelling():
     assert directions("Moving upwards and to the left, opening the gripper") == {"up", "left", "open gripper"}
     assert directions("it is close to the gripper") == frozenset()
-    assert directions("close the fingers") == {"close gripper"}
+    assert directions("close the fingers") == directions("the gripper is closing") == {"close gripper"}
+    assert directions("the fingers open") == {"open gripper"}
 
 
 def test_room_for_an_answer_at_the_limits(demo):

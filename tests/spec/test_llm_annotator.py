@@ -78,6 +78,8 @@ def test_a_key_in_the_environment_alone_never_spends(project, monkeypatch, capsy
         ("--api-key K --model some-model", "price of model 'some-model'"),
         ("--api-key K --base-url http://127.0.0.1:1/v1", "not known"),
         ("--api-key K --base-url ftp://x", "annotator.base_url='ftp://x'"),
+        ("--api-key K --base-url https://me:secret@host/v1", "a secret goes into --llm-api-key"),
+        ("--api-key 'a b'", "odd characters"),
         ("--api-key K annotator.json_mode=xml", "annotator.json_mode='xml'"),
     ],
 )
