@@ -16,6 +16,7 @@ from data_pipeline.sim.expert.drag import drag
 from data_pipeline.sim.expert.fixtures import close_drawer, open_drawer, turn_knob
 from data_pipeline.sim.expert.grasps import Grasp
 from data_pipeline.sim.expert.motion import Hand, Motion, Style
+from data_pipeline.sim.expert.rearrange import clear_drawer
 from data_pipeline.sim.expert.scene import Goal, Scene
 from data_pipeline.sim.expert.skills import ExpertFailure, pick, place
 
@@ -139,6 +140,7 @@ def _put_in(hand: Hand, name: str, where: str, failed: list[Grasp]) -> Motion:
     scene = hand.scene
     in_drawer = "cabinet" in where
     if in_drawer and abs(scene.joint_value(scene.joint_of_region(where))) < _DRAWER_AJAR:
+        yield from clear_drawer(hand, name, scene.joint_of_region(where), failed)
         yield from open_drawer(hand, where)
     yield from pick(hand, name, failed)
     region = scene.region(where)

@@ -50,6 +50,7 @@ class Grasp:
     rotation: np.ndarray  # [3, 3]
     yaw: float  # of the opening axis, world
     offset: np.ndarray  # [2], position against the object's origin
+    cost: float  # smaller is safer; see `_cost`
 
     def resembles(self, offset: np.ndarray, yaw: float) -> bool:
         """Whether it is nearly the same grasp of the object."""
@@ -89,7 +90,7 @@ def find_grasp(
         raise GraspNotFound
     position, yaw = np.array(best[:3]), float(best[3])
     rotation = pointing_down(np.array([np.cos(yaw), np.sin(yaw), 0.0]))
-    return Grasp(position, rotation, yaw, position[:2] - origin[:2])
+    return Grasp(position, rotation, yaw, position[:2] - origin[:2], float(best_cost))
 
 
 def _flat(points: np.ndarray) -> np.ndarray:

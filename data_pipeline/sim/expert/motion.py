@@ -53,6 +53,12 @@ class Hand:
         self.rest_rotation = pointing_down(scene.hand_rotation[:, 0])
 
     @property
+    def rest_yaw(self) -> float:
+        """Of the axis along which the fingers open at rest, radians in the world."""
+        opening = self.rest_rotation[:, 0]
+        return float(np.arctan2(opening[1], opening[0]))
+
+    @property
     def position(self) -> np.ndarray:
         """Grip site, [3]."""
         return self.scene.hand_position

@@ -10,7 +10,9 @@ from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Motion
 
 _PICK_ATTEMPTS = 3
-_LIFTED = 0.02  # metres: an object that rose by as much is held
+_LIFTED = 0.6  # an object that rose by this share of the lift is held
+_LIFT = 0.08  # metres
+_NOTHING = np.zeros((0, 3))
 _CEILING_ABOVE_TABLE = 1.45  # metres: the arm reaches no higher
 _CEILING_ABOVE_FLOOR = 0.75
 
@@ -19,15 +21,16 @@ class ExpertFailure(Exception):
     """The expert gives up; the message is the reason, named after what did not work."""
 
 
-def pick(hand: Hand, name: str, failed: list[Grasp]) -> Motion:
-    """Grasp an object and lift it by 8 cm. Appends grasps that did not hold to `failed`.
+def pick(hand: Hand, name: str, failed: list[Grasp], keep_clear: np.ndarray = _NOTHING, lift: float = _LIFT) -> Motion:
+    """Grasp an object and lift it by `lift` metres. Appends grasps that did not hold to `failed`.
 
+    keep_clear: points [N, 3] that the grasping hand must not touch, besides what is in the scene.
     Raises ExpertFailure when no grasp is found or none holds.
     """
     for attempt in range(_PICK_ATTEMPTS):
         hand.gripper = GRIPPER_OPEN
         try:
-            grasp = plan_grasp(hand, name, failed)
+            grasp = plan_grasp(hand, name, failed, keep_clear)
         except GraspNotFound:
             if attempt == _PICK_ATTEMPTS - 1:
                 raise ExpertFailure(f"no free grasp of {name}") from None
@@ -36,8 +39,8 @@ def pick(hand: Hand, name: str, failed: list[Grasp]) -> Motion:
         height = hand.scene.position(name)[2]
         yield from _reach(hand, name, grasp)
         yield from hand.close()
-        yield from hand.lift(0.08 * UP, grasp.rotation, tolerance=0.02)
-        if hand.scene.position(name)[2] - height > _LIFTED:
+        yield from hand.lift(lift * UP, grasp.rotation, tolerance=0.2 * lift)
+        if hand.scene.position(name)[2] - height > _LIFTED * lift:
             return
         failed.append(grasp)
         yield from hand.open(4)
@@ -45,13 +48,12 @@ def pick(hand: Hand, name: str, failed: list[Grasp]) -> Motion:
     raise ExpertFailure(f"grasps of {name} do not hold")
 
 
-def plan_grasp(hand: Hand, name: str, failed: list[Grasp]) -> Grasp:
+def plan_grasp(hand: Hand, name: str, failed: list[Grasp], keep_clear: np.ndarray = _NOTHING) -> Grasp:
     """Best grasp of an object as it lies now. Raises GraspNotFound."""
-    scene, opening = hand.scene, hand.rest_rotation[:, 0]
-    origin = scene.position(name)
-    rest_yaw = float(np.arctan2(opening[1], opening[0]))
-    points, obstacles = scene.object_points(name), scene.obstacle_points(name, origin)
-    return find_grasp(points, obstacles, origin, rest_yaw, tuple(failed))
+    scene, origin = hand.scene, hand.scene.position(name)
+    points = scene.object_points(name)
+    obstacles = np.concatenate([scene.obstacle_points(name, origin), keep_clear])
+    return find_grasp(points, obstacles, origin, hand.rest_yaw, tuple(failed))
 
 
 def _reach(hand: Hand, name: str, grasp: Grasp) -> Motion:

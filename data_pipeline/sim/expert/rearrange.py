@@ -1,0 +1,66 @@
+"""Clear the way: an object that an opened drawer would hide is first put where it can still be grasped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_pipeline.sim.expert.geometry import UP, distance_to_segment
+from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
+from data_pipeline.sim.expert.motion import Hand, Motion
+from data_pipeline.sim.expert.skills import pick
+
+_TRAVEL = 0.16  # metres that a drawer opens
+_STEP = 0.03  # metres between the places tried
+_FARTHEST = 0.15
+_MARGIN = 0.012  # metres between what is moved and everything else
+_SAFE = 0.5  # largest cost of a grasp worth moving an object for
+_ABOVE_TABLE = 0.004
+_CARRY = 0.02  # metres above the table
+
+
+def clear_drawer(hand: Hand, name: str, joint: int, failed: list[Grasp]) -> Motion:
+    """Put `name` aside if no good grasp of it would be left under the opened drawer."""
+    scene = hand.scene
+    opened = scene.moving_points(joint) + scene.slider(joint).outwards * _TRAVEL
+    origin, points = scene.position(name), scene.object_points(name)
+    obstacles = scene.obstacle_points(name, origin)
+    obstacles = obstacles[obstacles[:, 2] > points[:, 2].min() + _ABOVE_TABLE]
+    for shift in _free_shifts(origin, points, obstacles):
+        around = np.concatenate([obstacles, obstacles - shift, opened - shift])  # here, and there afterwards
+        if not _is_graspable(hand, points, around, origin):
+            continue
+        if shift.any():
+            yield from pick(hand, name, failed, keep_clear=around, lift=_CARRY)
+            yield from _set_down(hand, name, origin + shift)
+        return
+
+
+def _free_shifts(origin: np.ndarray, points: np.ndarray, obstacles: np.ndarray) -> Iterator[np.ndarray]:
+    """Horizontal displacements [3] along which nothing is in the way; nearest first, beginning with none at all."""
+    axis = np.arange(-_FARTHEST, _FARTHEST + 1e-9, _STEP).round(9)
+    every = np.stack([*np.meshgrid(axis, axis, indexing="ij"), np.zeros((len(axis), len(axis)))], -1).reshape(-1, 3)
+    radius = float(np.linalg.norm((points - origin)[:, :2], axis=1).max()) + _MARGIN
+    low = obstacles[obstacles[:, 2] < points[:, 2].max() + _CARRY]
+    at_start = np.linalg.norm((low - origin)[:, :2], axis=1)
+    for shift in every[np.argsort(np.linalg.norm(every, axis=1), kind="stable")]:
+        nearest = distance_to_segment(low, origin, origin + shift)
+        if not ((nearest < radius) & (nearest < at_start - 1e-3)).any():  # a neighbour may stay one
+            yield shift
+
+
+def _is_graspable(hand: Hand, points: np.ndarray, obstacles: np.ndarray, origin: np.ndarray) -> bool:
+    try:
+        return find_grasp(points, obstacles, origin, hand.rest_yaw).cost < _SAFE
+    except GraspNotFound:
+        return False
+
+
+def _set_down(hand: Hand, name: str, origin: np.ndarray) -> Motion:
+    """Carry the held object close to the table until its origin is there, let go, retreat."""
+    over = origin + _CARRY * UP + hand.position - hand.scene.position(name)
+    yield from hand.go_to(over, hand.rotation, tolerance=0.01, steps=40)
+    yield from hand.go_to(over - _CARRY * UP, hand.rotation, tolerance=0.008, steps=20, speed=0.6)
+    yield from hand.open(5)
+    yield from hand.lift(0.10 * UP, hand.rotation)
