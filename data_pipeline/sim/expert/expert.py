@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
 
 _ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
-_ATTEMPTS_PER_GOAL = 2
+_ATTEMPTS_PER_GOAL = 3
 _DRAWER_AJAR = 0.08  # metres: wide enough to put something in
 _SHARED_PLACE_OFFSET = 0.042  # metres between the middle of a burner and each of two pots on it
 

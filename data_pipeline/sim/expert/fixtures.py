@@ -9,6 +9,7 @@ from data_pipeline.sim.expert.geometry import UP, nearest_rotation, pointing, po
 from data_pipeline.sim.expert.motion import Hand, Motion
 
 _DRAWER_OPEN = 0.14  # metres
+_DRAWER_WIDE_OPEN = 0.155
 _KNOB_ON = 0.75  # radians, past LIBERO's threshold of 0.5
 _KNOB_STEP = 0.2
 
@@ -30,16 +31,15 @@ def _pull_handle(hand: Hand, joint: int, pitch: float) -> Motion:
     hand.gripper = GRIPPER_OPEN
     yield from hand.go_to(handle + outwards * 0.12 + UP * 0.15, rotation, tolerance=0.05, angle=0.4, steps=120)
     yield from hand.go_to(handle + back * 0.08, rotation, tolerance=0.012, angle=0.10, steps=80)
-    yield from hand.go_to(handle - back * 0.002, rotation, tolerance=0.006, steps=40, speed=0.4)
-    yield from hand.close()
+    yield from hand.go_to(handle + back * 0.03, rotation, tolerance=0.012, steps=40, speed=0.8)
+    yield from hand.go_to(handle - back * 0.002, rotation, tolerance=0.008, steps=40, speed=0.4)
+    yield from hand.close(8)
     for _ in range(4):
         yield from hand.go_to(hand.position + outwards * 0.06, rotation, tolerance=0.01, steps=25)
+        if abs(hand.scene.joint_value(joint)) > _DRAWER_WIDE_OPEN:
+            break
     yield from hand.open(5)
-    yield from hand.lift(back * 0.10 + UP * 0.03, rotation)
-    rest = hand.rest_rotation
-    yield from hand.go_to(hand.position + back * 0.04 + UP * 0.12, rest, tolerance=0.05, angle=0.5, steps=50)
-    home = np.array([*hand.home[:2], max(hand.position[2], hand.home[2])])
-    yield from hand.go_to(home, rest, tolerance=0.06, angle=0.15, steps=60)
+    yield from hand.lift(back * 0.12 + UP * 0.06, rotation)
 
 
 def close_drawer(hand: Hand, region: str) -> Motion:

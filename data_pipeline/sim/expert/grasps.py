@@ -7,6 +7,7 @@ survivor wins. Deterministic; a few hundredths of a second.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,12 +31,16 @@ _WRIST_HALF = (0.10, 0.08)
 _DEPTHS = (0.028, 0.022, 0.015, 0.008)  # of the grip site below the object's top
 _MIN_HEIGHT = 0.010  # of the grip site above the object's lowest point
 _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
-_LATTICE = 0.010
+LATTICES = (0.010, 0.004)  # metres between candidates; the finer where the coarser finds nothing
 _MAX_OFF_CENTRE = 0.006
 _MIN_CONTACTS = 3
 _FULL_COVER = 0.010
 _CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
 _PIXEL = 0.003
+_WRIST_ABOVE = 0.203  # of the wrist above the grip site of a hand that points down
+_WRIST_BEHIND = 0.088  # horizontally, towards the shoulder
+_EASY_REACH = 0.61  # from shoulder to wrist; at 0.69 the elbow is straight and the arm locks
+_REACH_COST = 8.0  # per metre beyond
 
 
 class GraspNotFound(Exception):
@@ -62,35 +67,51 @@ def find_grasp(
     obstacle_points: np.ndarray,
     origin: np.ndarray,
     rest_yaw: float,
+    shoulder: np.ndarray,
     failed: tuple[Grasp, ...] = (),
+    spacings: tuple[float, ...] = LATTICES,
 ) -> Grasp:
     """The cheapest free grasp.
 
     object_points [N, 3], obstacle_points [M, 3]; origin [3] of the object; rest_yaw of the hand's opening axis;
-    `failed` grasps of the same object are avoided. Raises GraspNotFound.
+    shoulder [3] of the arm; `failed` grasps of the same object are avoided;
+    `spacings` of the lattices, in order. Raises GraspNotFound.
     """
+    everything = np.concatenate([object_points, _relevant(obstacle_points, origin, object_points[:, 2].min())])
+    for spacing in spacings:
+        grasps = _grasps(object_points, everything, origin, rest_yaw, shoulder, failed, spacing)
+        best = min(grasps, key=lambda grasp: grasp.cost, default=None)
+        if best is not None:
+            return best
+    raise GraspNotFound
+
+
+def _grasps(
+    object_points: np.ndarray,
+    everything: np.ndarray,
+    origin: np.ndarray,
+    rest_yaw: float,
+    shoulder: np.ndarray,
+    failed: tuple[Grasp, ...],
+    spacing: float,
+) -> Iterator[Grasp]:
+    """The cheapest of each height and yaw."""
     low, top = object_points[:, 2].min(), object_points[:, 2].max()
-    everything = np.concatenate([object_points, _relevant(obstacle_points, origin, low)])
-    candidates = _candidates(object_points)
-    centre = object_points.mean(axis=0)
+    candidates, centre = _candidates(object_points, spacing), object_points.mean(axis=0)
     solid = _narrowest(_flat(object_points)) < _MAX_WIDTH
-    best_cost, best = np.inf, None
     for z in sorted({max(top - depth, low + _MIN_HEIGHT) for depth in _DEPTHS}):
         level = _Level.at(z, object_points, everything)
-        for yaw in _YAWS:
-            found = _search(level, candidates, rest_yaw + yaw)
+        for turn in _YAWS:
+            found, yaw = _search(level, candidates, rest_yaw + turn), float(rest_yaw + turn)
             if len(found) == 0:
                 continue
             off_centre = np.linalg.norm(found[:, :2] - centre[:2], axis=1)
-            cost = _cost(found, off_centre, abs(yaw), depth=top - z, solid=solid)
-            cost += _failure_cost(found[:, :2] - origin[:2], rest_yaw + yaw, failed)
-            if cost.min() < best_cost:
-                best_cost, best = cost.min(), (*found[cost.argmin(), :2], z, rest_yaw + yaw)
-    if best is None:
-        raise GraspNotFound
-    position, yaw = np.array(best[:3]), float(best[3])
-    rotation = pointing_down(np.array([np.cos(yaw), np.sin(yaw), 0.0]))
-    return Grasp(position, rotation, yaw, position[:2] - origin[:2], float(best_cost))
+            cost = _cost(found, off_centre, abs(turn), depth=top - z, solid=solid)
+            cost += _failure_cost(found[:, :2] - origin[:2], yaw, failed)
+            cost += _reach_cost(found[:, :2], z, shoulder)
+            place = found[cost.argmin(), :2]
+            rotation = pointing_down(np.array([np.cos(yaw), np.sin(yaw), 0.0]))
+            yield Grasp(np.array([*place, z]), rotation, yaw, place - origin[:2], float(cost.min()))
 
 
 def _flat(points: np.ndarray) -> np.ndarray:
@@ -140,15 +161,17 @@ def _search(level: _Level, candidates: np.ndarray, yaw: float) -> np.ndarray:
     grips = _grips(level.gripped @ axes, places)
     keep = grips[:, 0] >= _MIN_CONTACTS
     keep &= (np.abs(grips[:, 1]) <= _MAX_OFF_CENTRE) & (grips[:, 2] <= _MAX_WIDTH)
-    chosen = np.flatnonzero(keep)
-    if len(chosen):
-        chosen = chosen[_is_free(level, axes, places[chosen])]
-    return np.column_stack([candidates[chosen], grips[chosen][:, [2, 3, 0, 4]]])
+    places, grips = places[keep], grips[keep]
+    places[:, 0] += grips[:, 1]  # the lattice is coarser than a bowl's wall
+    if len(places):
+        free = _is_free(level, axes, places)
+        places, grips = places[free], grips[free]
+    return np.column_stack([places @ axes.T, grips[:, [2, 3, 0, 4]]])
 
 
-def _candidates(target: np.ndarray) -> np.ndarray:
+def _candidates(target: np.ndarray, spacing: float) -> np.ndarray:
     low, high = target[:, :2].min(axis=0) - 0.005, target[:, :2].max(axis=0) + 0.006
-    xs, ys = (np.arange(low[i], high[i], _LATTICE) for i in range(2))
+    xs, ys = (np.arange(low[i], high[i], spacing) for i in range(2))
     return np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
@@ -196,9 +219,15 @@ def _hits(points: np.ndarray, places: np.ndarray, along: tuple[float, float], ac
 def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:
     """Solid objects are held near their centre; hollow ones (bowls, mugs) by a thin wall."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
-    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 8 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
+    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 12 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
     cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
     return cost + (8 * off_centre + width if solid else 3 * width)
+
+
+def _reach_cost(places: np.ndarray, z: float, shoulder: np.ndarray) -> np.ndarray:
+    """For hands at places [C, 2] and height z."""
+    out = np.linalg.norm(places - shoulder[:2], axis=1) - _WRIST_BEHIND
+    return _REACH_COST * np.maximum(np.hypot(out, z + _WRIST_ABOVE - shoulder[2]) - _EASY_REACH, 0)
 
 
 def _failure_cost(offsets: np.ndarray, yaw: float, failed: tuple[Grasp, ...]) -> np.ndarray:

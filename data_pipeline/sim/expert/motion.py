@@ -23,8 +23,11 @@ _GAIN = 1.6  # the controller lags behind its goal; ask for more than the error
 _MAX_ROTATION = 0.6
 _LEAST = 0.02
 """Smallest vertical action while the hand should stand still (1 mm): below 1e-4 a step counts as a no-op."""
+_INSIST = 0.25  # how much more is asked for per step without progress: friction, or an elbow almost straight
 _STALL_STEPS = 10
 _STALL_PROGRESS = 1e-3
+_CLOSING_STEPS = 6  # until the gripper's motors press in full
+_FINGERS_STILL = 3e-4  # metres per step
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,15 @@ class Style:
     speed: float = 1.0  # share of the fastest motion
     approach: float = 0.10  # metres above a grasp where the descent starts
     sideways: tuple[float, float] = (0.0, 0.0)  # metres, added to waypoints in free space
+    grasp: tuple[float, float] = (0.0, 0.0)  # metres, added to a grasp across the fingers and in height
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Style:
-        """A moderate variation."""
-        x, y = rng.uniform(-0.012, 0.012, 2)
-        return cls(float(rng.uniform(0.8, 1.0)), float(rng.uniform(0.09, 0.12)), (float(x), float(y)))
+        """A moderate variation, within what a grasp tolerates."""
+        x, y = rng.uniform(-0.02, 0.02, 2)
+        across, up = rng.uniform(-0.003, 0.003), rng.uniform(-0.002, 0.002)
+        speed, approach = rng.uniform(0.85, 1.0), rng.uniform(0.08, 0.13)
+        return cls(float(speed), float(approach), (float(x), float(y)), (float(across), float(up)))
 
 
 class Hand:
@@ -49,7 +55,6 @@ class Hand:
         self.scene = scene
         self.style = style
         self.gripper = GRIPPER_OPEN
-        self.home = scene.hand_position
         self.rest_rotation = pointing_down(scene.hand_rotation[:, 0])
 
     @property
@@ -69,10 +74,18 @@ class Hand:
         return self.scene.hand_rotation
 
     def toward(
-        self, target: np.ndarray, rotation: np.ndarray | None, speed: float = 1.0, rest: float = -1.0
+        self,
+        target: np.ndarray,
+        rotation: np.ndarray | None,
+        speed: float = 1.0,
+        rest: float = -1.0,
+        insist: float = 1.0,
     ) -> np.ndarray:
-        """One action towards a pose. Where nothing is left to do it presses in the vertical direction `rest`."""
-        move = _limited((target - self.position) / _POSITION_UNIT * _GAIN, speed)
+        """One action towards a pose, `insist` times as far as usual as long as `speed` allows it.
+
+        Where nothing is left to do it presses in the vertical direction `rest`.
+        """
+        move = _limited((target - self.position) / _POSITION_UNIT * _GAIN * insist, speed)
         turn = np.zeros(3)
         if rotation is not None:
             turn = _limited(rotation_vector(rotation @ self.rotation.T) / _ROTATION_UNIT * _GAIN, _MAX_ROTATION)
@@ -107,7 +120,7 @@ class Hand:
                 stalled += 1
             if stalled > _STALL_STEPS and not patient:
                 return
-            yield self.toward(target, rotation, speed * self.style.speed)
+            yield self.toward(target, rotation, speed * self.style.speed, insist=1 + _INSIST * stalled)
 
     def rise_to(self, height: float, rotation: np.ndarray | None = None, tolerance: float = 0.03) -> Motion:
         """Straight up to a height; nothing when already there."""
@@ -118,10 +131,15 @@ class Hand:
         """Move by an offset."""
         yield from self.go_to(self.position + by, rotation, tolerance=tolerance)
 
-    def close(self, steps: int = 10) -> Motion:
-        """Close the fingers where the hand is, pressing lightly."""
+    def close(self, steps: int = 15) -> Motion:
+        """Close the fingers where the hand is, pressing lightly, until they no longer move."""
         self.gripper = GRIPPER_CLOSE
-        yield from self._hold(steps, rest=-1.0)
+        last = np.inf
+        for step, action in enumerate(self._hold(steps, rest=-1.0)):
+            yield action
+            if step > _CLOSING_STEPS and last - self.scene.opening < _FINGERS_STILL:
+                return
+            last = self.scene.opening
 
     def open(self, steps: int = 8) -> Motion:
         """Open the fingers where the hand is, yielding upwards lightly."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.sim.expert.geometry import UP, distance_to_segment
-from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
+from data_pipeline.sim.expert.grasps import LATTICES, Grasp, GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Motion
 from data_pipeline.sim.expert.skills import pick
 
@@ -16,7 +16,9 @@ _STEP = 0.03  # metres between the places tried
 _FARTHEST = 0.15
 _MARGIN = 0.012  # metres between what is moved and everything else
 _SAFE = 0.5  # largest cost of a grasp worth moving an object for
+_INEXACT = 0.02  # metres by which a move may fall short
 _ABOVE_TABLE = 0.004
+_LIFT = 0.05  # metres; held by its rim it tilts and rises less
 _CARRY = 0.02  # metres above the table
 
 
@@ -27,14 +29,20 @@ def clear_drawer(hand: Hand, name: str, joint: int, failed: list[Grasp]) -> Moti
     origin, points = scene.position(name), scene.object_points(name)
     obstacles = scene.obstacle_points(name, origin)
     obstacles = obstacles[obstacles[:, 2] > points[:, 2].min() + _ABOVE_TABLE]
+    best, around, chosen = np.inf, obstacles, np.zeros(3)
     for shift in _free_shifts(origin, points, obstacles):
-        around = np.concatenate([obstacles, obstacles - shift, opened - shift])  # here, and there afterwards
-        if not _is_graspable(hand, points, around, origin):
-            continue
-        if shift.any():
-            yield from pick(hand, name, failed, keep_clear=around, lift=_CARRY)
-            yield from _set_down(hand, name, origin + shift)
-        return
+        there = obstacles - shift
+        moving = np.concatenate([obstacles, there])  # the hand that holds it, here and there
+        nearer = opened - shift * (1 - _INEXACT / max(float(np.linalg.norm(shift)), _INEXACT))
+        afterwards = np.concatenate([there, opened - shift, nearer])
+        cost = max(_grasp_cost(hand, points, clouds, origin) for clouds in (moving, afterwards))
+        if cost < best:
+            best, around, chosen = cost, moving, shift
+        if best < _SAFE:
+            break
+    if chosen.any():
+        yield from pick(hand, name, failed, keep_clear=around, lift=_LIFT)
+        yield from _set_down(hand, name, origin + chosen)
 
 
 def _free_shifts(origin: np.ndarray, points: np.ndarray, obstacles: np.ndarray) -> Iterator[np.ndarray]:
@@ -50,11 +58,11 @@ def _free_shifts(origin: np.ndarray, points: np.ndarray, obstacles: np.ndarray) 
             yield shift
 
 
-def _is_graspable(hand: Hand, points: np.ndarray, obstacles: np.ndarray, origin: np.ndarray) -> bool:
+def _grasp_cost(hand: Hand, points: np.ndarray, obstacles: np.ndarray, origin: np.ndarray) -> float:
     try:
-        return find_grasp(points, obstacles, origin, hand.rest_yaw).cost < _SAFE
+        return find_grasp(points, obstacles, origin, hand.rest_yaw, hand.scene.shoulder, spacings=LATTICES[:1]).cost
     except GraspNotFound:
-        return False
+        return np.inf
 
 
 def _set_down(hand: Hand, name: str, origin: np.ndarray) -> Motion:
@@ -63,4 +71,4 @@ def _set_down(hand: Hand, name: str, origin: np.ndarray) -> Motion:
     yield from hand.go_to(over, hand.rotation, tolerance=0.01, steps=40)
     yield from hand.go_to(over - _CARRY * UP, hand.rotation, tolerance=0.008, steps=20, speed=0.6)
     yield from hand.open(5)
-    yield from hand.lift(0.10 * UP, hand.rotation)
+    yield from hand.lift(0.08 * UP, hand.rotation)

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
 
 GRIP_SITE = "gripper0_grip_site"
+_FINGER_JOINTS = ("gripper0_finger_joint1", "gripper0_finger_joint2")
+_SHOULDER = "robot0_link2"
 _ROBOT_PREFIXES = ("robot0", "gripper0", "mount0")
 _COLLISION_GROUPS = (0, 1, 3)
 _OBJECT_SPACING = 0.006
 _OBSTACLE_SPACING = 0.010
 _NEARBY = 0.35
-_CORRIDOR = 0.13
+CORRIDOR = 0.13
 """Half the width of the corridor that the hand with an object needs, metres."""
 
 Goal = tuple[str, ...]
@@ -78,6 +80,7 @@ class Scene:
         self.model: mujoco.MjModel = env.model
         self.data: mujoco.MjData = env.data
         self._grip_site = self.model.site(GRIP_SITE).id
+        self._fingers = [int(self.model.joint(name).qposadr[0]) for name in _FINGER_JOINTS]
         self._lattices: dict[tuple[int, float], np.ndarray] = {}
         self._solid = [g for g in range(self.model.ngeom) if self._collides(g)]
         self.base: np.ndarray = self.data.body("robot0_base").xpos.copy()  # [3], of the robot
@@ -94,6 +97,16 @@ class Scene:
     def hand_rotation(self) -> np.ndarray:
         """Grip site, [3, 3]."""
         return self.data.site_xmat[self._grip_site].reshape(3, 3).copy()
+
+    @property
+    def opening(self) -> float:
+        """Of the fingers, metres."""
+        return float(np.abs(self.data.qpos[self._fingers]).sum())
+
+    @property
+    def shoulder(self) -> np.ndarray:
+        """Of the arm, [3]; it does not move."""
+        return self.data.body(_SHOULDER).xpos.copy()
 
     def is_object(self, name: str) -> bool:
         """Whether `name` is a movable object or a fixture rather than a region."""
@@ -172,11 +185,12 @@ class Scene:
         geoms = [g for g in self._solid if self._is_obstacle(g, own) and self._is_near(g, near)]
         return self._cloud(geoms, _OBSTACLE_SPACING)
 
-    def corridor_top(self, held: str, start: np.ndarray, end: np.ndarray) -> float:
-        """Height of the highest obstacle between two points; the start's height when there is none."""
+    def corridor(self, held: str, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Obstacles that the hand with an object could meet between two points: how far along, [N], and heights [N]."""
         points = self.obstacle_points(held, (start + end) / 2)
-        points = points[distance_to_segment(points, start, end) < _CORRIDOR]
-        return float(points[:, 2].max()) if len(points) else float(start[2])
+        points = points[distance_to_segment(points, start, end) < CORRIDOR]
+        way = (end - start)[:2]
+        return (points - start)[:, :2] @ way / (np.linalg.norm(way) + 1e-9), points[:, 2]
 
     # -------------------------------------------------------------- private
 

@@ -8,11 +8,15 @@ from data_pipeline.contract import GRIPPER_OPEN
 from data_pipeline.sim.expert.geometry import UP
 from data_pipeline.sim.expert.grasps import Grasp, GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Motion
+from data_pipeline.sim.expert.scene import CORRIDOR
 
 _PICK_ATTEMPTS = 3
-_LIFTED = 0.6  # an object that rose by this share of the lift is held
+_LIFTED = 0.02  # metres: an object that rose by as much is held
 _LIFT = 0.08  # metres
+_SLIPPED = 0.04  # metres: an object that moved as far in the hand was lost
 _NOTHING = np.zeros((0, 3))
+_OVER_OBSTACLES = 0.08  # metres of the grip site above obstacles, empty
+_UNDER_OBJECT = 0.03  # metres of a held object above obstacles
 _CEILING_ABOVE_TABLE = 1.45  # metres: the arm reaches no higher
 _CEILING_ABOVE_FLOOR = 0.75
 
@@ -39,8 +43,8 @@ def pick(hand: Hand, name: str, failed: list[Grasp], keep_clear: np.ndarray = _N
         height = hand.scene.position(name)[2]
         yield from _reach(hand, name, grasp)
         yield from hand.close()
-        yield from hand.lift(lift * UP, grasp.rotation, tolerance=0.2 * lift)
-        if hand.scene.position(name)[2] - height > _LIFTED * lift:
+        yield from hand.lift(lift * UP, grasp.rotation, tolerance=0.02)
+        if hand.scene.position(name)[2] - height > _LIFTED:
             return
         failed.append(grasp)
         yield from hand.open(4)
@@ -53,41 +57,71 @@ def plan_grasp(hand: Hand, name: str, failed: list[Grasp], keep_clear: np.ndarra
     scene, origin = hand.scene, hand.scene.position(name)
     points = scene.object_points(name)
     obstacles = np.concatenate([scene.obstacle_points(name, origin), keep_clear])
-    return find_grasp(points, obstacles, origin, hand.rest_yaw, tuple(failed))
+    return find_grasp(points, obstacles, origin, hand.rest_yaw, hand.scene.shoulder, tuple(failed))
 
 
 def _reach(hand: Hand, name: str, grasp: Grasp) -> Motion:
-    goal, rotation = grasp.position, grasp.rotation
-    clear = max(hand.scene.corridor_top(name, hand.position, goal) + 0.08, goal[2] + 0.08)
+    across, up = hand.style.grasp
+    goal, rotation = grasp.position + across * grasp.rotation[:, 1] + up * UP, grasp.rotation
+    along, heights = hand.scene.corridor(name, hand.position, goal)
     if np.linalg.norm((goal - hand.position)[:2]) > 0.05:
-        yield from hand.rise_to(clear)
-    above = np.array([*goal[:2], max(goal[2] + hand.style.approach, min(clear, hand.position[2]))])
-    yield from hand.go_to(above + np.array([*hand.style.sideways, 0.0]), rotation, tolerance=0.03, angle=0.15)
+        yield from hand.rise_to(float(max(heights, default=hand.position[2])) + _OVER_OBSTACLES)
+    above = _lowest_end(along, heights + _OVER_OBSTACLES, hand.position, goal)
+    above = max(goal[2] + hand.style.approach, above)
+    waypoint = np.array([*goal[:2] + hand.style.sideways, above])
+    yield from hand.go_to(waypoint, rotation, tolerance=0.03, angle=0.15)
     yield from hand.go_to(goal + 0.07 * UP, rotation, tolerance=0.012, angle=0.08, steps=60)
     yield from hand.go_to(goal + 0.035 * UP, rotation, tolerance=0.006, angle=0.06, steps=40, speed=0.7)
     yield from hand.go_to(goal, rotation, tolerance=0.004, steps=40, speed=0.5)
 
 
+def _lowest_end(along: np.ndarray, needed: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
+    """Where a straight line from `start` may end above `end`, if it is to be `needed` high [N] where it is `along` [N].
+
+    Never above `start`.
+    """
+    length = float(np.linalg.norm((end - start)[:2]))
+    share = np.clip((along + CORRIDOR) / (length + 1e-9), 1e-3, 1)
+    return min(float(start[2]), float(np.max(start[2] - (start[2] - needed) / share, initial=-np.inf)))
+
+
 def place(hand: Hand, name: str, at: np.ndarray, support: float, release: float = 0.012) -> Motion:
     """Carry the held object so that its origin is above `at` (x, y), lower it, let go, retreat.
 
-    It is let go when its lowest point is `release` metres above the height `support`.
+    It is let go when its lowest point is `release` metres above the height `support`. Ends early when it was lost.
     """
     rotation = hand.rotation
-    ceiling = _CEILING_ABOVE_TABLE if support > 0.6 else _CEILING_ABOVE_FLOOR
-    for first in (True, False):
-        target, low = _placing_pose(hand, name, at, support + release)
-        over = np.array([*target[:2], hand.position[2]])
-        safe = max(hand.scene.corridor_top(name, hand.position, over) + 0.03 - low, target[2] + 0.03)
-        if first:
-            yield from hand.rise_to(min(safe, ceiling), rotation)
-            over[2] = max(min(safe, ceiling), hand.position[2])
-        yield from hand.go_to(over, rotation, tolerance=0.02 if first else 0.008, steps=120)
+    hold = hand.scene.position(name) - hand.position
+    yield from _carry(hand, name, at, support + release)
+    if np.linalg.norm(hand.scene.position(name) - hand.position - hold) > _SLIPPED:
+        return
     target, _ = _placing_pose(hand, name, at, support + release)
-    yield from hand.go_to(target, rotation, tolerance=0.008, steps=60, speed=0.6)
+    over = np.array([*target[:2], hand.position[2]])
+    yield from hand.go_to(over, rotation, tolerance=0.008, steps=40)
+    target, _ = _placing_pose(hand, name, at, support + release)
+    yield from hand.go_to(target + 0.04 * UP, rotation, tolerance=0.015, steps=60)
+    yield from hand.go_to(target, rotation, tolerance=0.008, steps=40, speed=0.6)
     yield from hand.open()
     yield from hand.lift(0.12 * UP, rotation)
     yield from hand.wait(8)
+
+
+def _carry(hand: Hand, name: str, at: np.ndarray, bottom: float) -> Motion:
+    """Up, and over everything on the way, climbing while nothing is near."""
+    rotation, start = hand.rotation, hand.position
+    ceiling = _CEILING_ABOVE_TABLE if bottom > 0.6 else _CEILING_ABOVE_FLOOR
+    target, low = _placing_pose(hand, name, at, bottom)
+    along, heights = hand.scene.corridor(name, start, target)
+    needed = heights + _UNDER_OBJECT - low
+    top = min(max(float(np.max(needed, initial=start[2])), target[2] + 0.03), ceiling)
+    before = min(float(np.max(needed - np.maximum(along - CORRIDOR, 0), initial=start[2])), top)
+    yield from hand.rise_to(before, rotation)
+    way = (target - hand.position)[:2]
+    length = float(np.linalg.norm(way))
+    climb = min(length, max(top - hand.position[2], 0.0))
+    halfway = hand.position[:2] + way / (length + 1e-9) * climb + hand.style.sideways
+    yield from hand.go_to(np.array([*halfway, top]), rotation, tolerance=0.03)
+    yield from hand.go_to(np.array([*target[:2], top]), rotation, tolerance=0.02, steps=120)
 
 
 def _placing_pose(hand: Hand, name: str, at: np.ndarray, bottom: float) -> tuple[np.ndarray, float]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.schema import EnvConfig, Look, Subset
-from data_pipeline.contract import GRIPPER_CLOSE
+from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.replay import noop_mask
 from data_pipeline.sim.expert.expert import run_expert
@@ -15,6 +15,7 @@ from data_pipeline.sim.expert.grasps import GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Style
 
 NOTHING = np.zeros((0, 3))
+SHOULDER = np.array([-0.2, 0.1, 0.3])
 
 
 def block(centre, half, spacing=0.005):
@@ -38,7 +39,7 @@ class TestGeometry:
 class TestGraspSearch:
     def test_a_long_block_is_held_across_its_narrow_side_near_the_middle(self):
         points = block((0.4, 0.1, 0.05), (0.10, 0.02, 0.05))
-        grasp = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0)
+        grasp = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0, shoulder=SHOULDER)
         assert abs(grasp.rotation[1, 0]) == pytest.approx(1)  # the fingers open along y
         assert np.linalg.norm(grasp.position[:2] - [0.4, 0.1]) < 0.012
 
@@ -46,21 +47,21 @@ class TestGraspSearch:
         points = block((0.4, 0.1, 0.05), (0.12, 0.12, 0.01), spacing=0.01)
         points = points[np.linalg.norm(points[:, :2] - [0.4, 0.1], axis=1) < 0.12]
         with pytest.raises(GraspNotFound):
-            find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0)
+            find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0, shoulder=SHOULDER)
 
     def test_a_wall_beside_the_block_turns_the_grasp(self):
         points = block((0.4, 0.1, 0.05), (0.02, 0.02, 0.05))
         walls = np.concatenate([block((0.4, 0.1 + side, 0.045), (0.10, 0.005, 0.045)) for side in (0.04, -0.04)])
-        free = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=np.pi / 2)
-        turned = find_grasp(points, walls, points.mean(axis=0), rest_yaw=np.pi / 2)
+        free = find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=np.pi / 2, shoulder=SHOULDER)
+        turned = find_grasp(points, walls, points.mean(axis=0), rest_yaw=np.pi / 2, shoulder=SHOULDER)
         assert abs(free.rotation[1, 0]) > 0.9
         assert abs(turned.rotation[1, 0]) < 0.4
 
     def test_a_failed_grasp_is_not_tried_again(self):
         points = block((0.4, 0.1, 0.05), (0.10, 0.02, 0.05))
         origin = points.mean(axis=0)
-        first = find_grasp(points, NOTHING, origin, rest_yaw=0.0)
-        second = find_grasp(points, NOTHING, origin, rest_yaw=0.0, failed=(first,))
+        first = find_grasp(points, NOTHING, origin, rest_yaw=0.0, shoulder=SHOULDER)
+        second = find_grasp(points, NOTHING, origin, rest_yaw=0.0, shoulder=SHOULDER, failed=(first,))
         assert not second.resembles(first.offset, first.yaw)
 
 
@@ -69,6 +70,7 @@ class StillScene:
 
     hand_position = np.array([0.1, 0.2, 0.3])
     hand_rotation = pointing_down(np.array([1.0, 0, 0]))
+    opening = 0.0
 
 
 def test_a_hand_at_rest_still_does_no_noop():
@@ -99,6 +101,73 @@ def test_the_expert_solves_official_initial_states_without_a_noop(subset, task, 
             assert np.abs(actions).max() <= 1
     finally:
         env.close()
+
+
+@pytest.fixture(scope="module")
+def soup():
+    """Object task 0 at the settled official initial state 3, made anew by each call."""
+    from data_pipeline.sim.environment import LiberoEnv
+
+    env = LiberoEnv(Subset.OBJECT, 0, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
+
+    def again():
+        env.reset(0, 3)
+        env.settle()
+        return env
+
+    yield again
+    env.close()
+
+
+def play(env, seed, disturb=lambda step, action: None):
+    """Path of the hand [T, 3] and actions [T, 7] of a successful run; `disturb` may change either before each step."""
+    path, actions = [], []
+
+    def before_step(action):
+        disturb(len(actions), action)
+        path.append(env.grip_site_position())
+        actions.append(action.copy())
+
+    attempt = run_expert(env, np.random.default_rng(seed), MAX_STEPS[env.subset], before_step)
+    assert attempt.success, attempt.reason
+    return np.array(path), np.array(actions)
+
+
+@pytest.mark.sim
+def test_seeds_vary_the_motion_and_equal_seeds_repeat_it(soup):
+    paths, actions = zip(*(play(soup(), seed) for seed in (0, 1, 2, 0)), strict=True)
+    assert np.array_equal(actions[0], actions[3])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        apart = np.linalg.norm(paths[one][:, None] - paths[other][None], axis=-1).min(axis=1)
+        assert apart.max() > 0.01  # metres between two paths, whatever the speed
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("step", [12, 30])
+def test_an_object_that_moves_after_the_grasp_was_planned_is_still_picked(soup, step):
+    env = soup()
+    column = int(env.model.jnt_qposadr[env.model.body_jntadr[env.body_of("alphabet_soup_1")]])
+
+    def nudge(now, _):
+        if now == step:
+            env.data.qpos[column : column + 2] += (0.025, -0.025)
+
+    play(env, 0, nudge)
+
+
+@pytest.mark.sim
+def test_an_object_that_was_dropped_on_the_way_is_picked_again(soup):
+    env = soup()
+    table, dropped = env.data.xpos[env.body_of("alphabet_soup_1")][2], []
+
+    def drop(_, action):
+        lifted = env.data.xpos[env.body_of("alphabet_soup_1")][2] - table > 0.06
+        if len(dropped) < 8 and (lifted or dropped):
+            dropped.append(action)
+            action[6] = GRIPPER_OPEN
+
+    play(env, 0, drop)
+    assert len(dropped) == 8
 
 
 @pytest.mark.sim
