@@ -47,9 +47,18 @@ def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
     parts.mkdir(exist_ok=True)
     with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
         jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".npy")) for e in source.list()]
-    run_jobs(jobs, partial(_Worker, config, folder), config.workers, context, lambda job: str(job.episode))
+    run_jobs(jobs, partial(_Worker, config, folder), _workers(config), context, lambda job: str(job.episode))
     save_flow(context.work / "flow.npz", {job.episode: job.load(config.k) for job in jobs}, _manifest(config))
     return ["flow.npz"]
+
+
+def _workers(config: FlowSlice) -> int:
+    """A device serves one network best; on cores alone, each process has a network and a thread."""
+    if config.backend != "raft":
+        return config.workers
+    import torch
+
+    return 1 if torch.cuda.is_available() else config.workers
 
 
 @dataclass(frozen=True)

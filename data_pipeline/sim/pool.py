@@ -156,16 +156,19 @@ class _Process:
         return ProcessPoolExecutor(1, spawn, _start_worker, (self._make_worker, os.getpid()))
 
 
-_worker: SimWorker | None = None  # of a worker process, set once by its initializer
+_worker: SimWorker | None = None  # of a worker process, made by its first job: a job's errors reach the parent
+_make: Callable[[], SimWorker]
 
 
 def _start_worker(make_worker: Callable[[], SimWorker], parent: int) -> None:
-    global _worker  # a process pool offers no other place for a worker's state
+    global _make  # a process pool offers no other place for a worker's state
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    _worker = make_worker()
+    _make = make_worker
 
 
 def _run_in_worker(job: SimJob) -> None:
-    assert _worker is not None
+    global _worker
+    if _worker is None:
+        _worker = _make()
     _worker.run(job)

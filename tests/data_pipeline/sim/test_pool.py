@@ -52,6 +52,13 @@ class DiesOf2(Worker):
         job.path.touch()
 
 
+class Unusable(Worker):
+    """What a simulator without OpenGL does."""
+
+    def __init__(self):
+        raise EnvironmentProblem("no OpenGL here")
+
+
 def run(folder: Path, worker, count):
     jobs = [FileJob(folder / str(i)) for i in range(count)]
     run_jobs(jobs, worker, 2, StageContext(folder, {}), lambda job: job.path.name)
@@ -69,6 +76,11 @@ def test_each_worker_has_a_share_and_then_helps(tmp_path):
 def test_a_pool_survives_the_death_of_a_worker(tmp_path):
     assert all(job.done for job in run(tmp_path, DiesOnce, 3))
     assert (tmp_path / "crashed").exists()
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    with pytest.raises(EnvironmentProblem, match="no OpenGL here"):
+        run(tmp_path, Unusable, 2)
 
 
 @pytest.mark.slow
