@@ -62,7 +62,7 @@ def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
             raise ConfigError(f"a flag says {key}={value!r} and an override says {key}={given[key]!r}; keep one")
         if key not in given:
             overrides.append(f"{key}={text}")
-    if values.num_workers is not None and "eval.sim_workers" not in given:
+    if getattr(values, "num_workers", None) is not None and "eval.sim_workers" not in given:
         overrides.append(f"eval.sim_workers={values.num_workers}")
     preset, said = resolve_preset(str(given.get("preset", "auto")))
     return preset, [said] if said else [], overrides
