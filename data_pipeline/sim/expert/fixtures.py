@@ -9,7 +9,9 @@ from data_pipeline.sim.expert.geometry import UP, nearest_rotation, pointing, po
 from data_pipeline.sim.expert.motion import Hand, Motion
 
 _DRAWER_OPEN = 0.14  # metres
-_DRAWER_WIDE_OPEN = 0.155
+_DRAWER_WIDE_OPEN = 0.15
+_PULL_SLACK = 0.03  # metres by which the hand may go farther than the drawer
+_PULL_STEPS = 60
 _KNOB_ON = 0.75  # radians, past LIBERO's threshold of 0.5
 _KNOB_STEP = 0.2
 
@@ -28,18 +30,26 @@ def _pull_handle(hand: Hand, joint: int, pitch: float) -> Motion:
     drawer = hand.scene.slider(joint)
     rotation = facing(drawer.outwards, pitch, hand)
     back, handle, outwards = -rotation[:, 2], drawer.handle, drawer.outwards
+    before = handle + outwards * 0.10 + UP * 0.10 + np.array([*hand.style.sideways, 0.0])
     hand.gripper = GRIPPER_OPEN
-    yield from hand.go_to(handle + outwards * 0.12 + UP * 0.15, rotation, tolerance=0.05, angle=0.4, steps=120)
-    yield from hand.go_to(handle + back * 0.08, rotation, tolerance=0.012, angle=0.10, steps=80)
-    yield from hand.go_to(handle + back * 0.03, rotation, tolerance=0.012, steps=40, speed=0.8)
-    yield from hand.go_to(handle - back * 0.002, rotation, tolerance=0.008, steps=40, speed=0.4)
-    yield from hand.close(8)
-    for _ in range(4):
-        yield from hand.go_to(hand.position + outwards * 0.06, rotation, tolerance=0.01, steps=25)
-        if abs(hand.scene.joint_value(joint)) > _DRAWER_WIDE_OPEN:
-            break
-    yield from hand.open(5)
+    yield from hand.go_to(before, rotation, tolerance=0.05, angle=0.4, steps=120)
+    yield from hand.go_to(handle + back * 0.06, rotation, tolerance=0.02, angle=0.12, steps=80)
+    yield from hand.go_to(handle - back * 0.002, rotation, tolerance=0.008, steps=40, speed=0.6)
+    yield from hand.close()
+    yield from _pull(hand, joint, outwards, rotation)
+    yield from hand.open(4)
     yield from hand.lift(back * 0.12 + UP * 0.06, rotation)
+
+
+def _pull(hand: Hand, joint: int, outwards: np.ndarray, rotation: np.ndarray) -> Motion:
+    """Draw the drawer out until it is open or the hand has gone farther than that."""
+    way = _DRAWER_WIDE_OPEN - abs(hand.scene.joint_value(joint)) + _PULL_SLACK
+    start = hand.position
+    for _ in range(_PULL_STEPS):
+        gone = (hand.position - start) @ outwards
+        if abs(hand.scene.joint_value(joint)) > _DRAWER_WIDE_OPEN or gone > way:
+            return
+        yield hand.toward(start + outwards * (gone + 0.06), rotation, speed=hand.style.speed)
 
 
 def close_drawer(hand: Hand, region: str) -> Motion:
