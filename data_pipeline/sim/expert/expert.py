@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
 _ATTEMPTS_PER_GOAL = 3
 _DRAWER_AJAR = 0.08  # metres: wide enough to put something in
-_SHARED_PLACE_OFFSET = 0.042  # metres between the middle of a burner and each of two pots on it
+_BETWEEN = 0.008  # metres: half the gap between two objects on one burner
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,13 @@ def _height(points: np.ndarray, at: np.ndarray, around: float) -> float:
 
 
 def _share_of_place(scene: Scene, name: str, where: str) -> np.ndarray:
-    """Where several objects go to one region they stand side by side along y."""
+    """Where two objects go to one region they stand side by side, as close as their narrower side allows."""
     together = [g[1] for g in scene.goals if g[0] == "on" and g[2] == where]
     if len(together) < 2:
         return np.zeros(2)
-    return np.array([0.0, _SHARED_PLACE_OFFSET if together.index(name) else -_SHARED_PLACE_OFFSET])
+    size = np.ptp(scene.object_points(name)[:, :2], axis=0)
+    away = np.eye(2)[size.argmin()] * (size.min() / 2 + _BETWEEN)
+    return away if together.index(name) else -away
 
 
 def _put_in(hand: Hand, name: str, where: str, failed: list[Grasp]) -> Motion:

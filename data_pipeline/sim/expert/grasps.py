@@ -17,7 +17,7 @@ from data_pipeline.sim.expert.geometry import pointing_down
 # The Panda hand, in metres. Axes: `u` the fingers open along it, `w` across the fingers, z up, from the grip site.
 _MAX_WIDTH = 0.066
 _FINGER_REACH = 0.037  # inner face of an open finger along u
-_FINGER_OUTER = 0.070
+_FINGER_OUTER = 0.068
 _FINGER_HALF_DEPTH = 0.019  # along w
 _PAD_HALF_DEPTH = 0.010  # the part of a finger that holds
 _FINGER_BELOW = 0.014  # how far the tips reach under the grip site
@@ -28,7 +28,7 @@ _PALM_HALF = (0.118, 0.045)  # along u, w
 _WRIST_HEIGHT = 0.15
 _WRIST_HALF = (0.10, 0.08)
 
-_DEPTHS = (0.028, 0.022, 0.015, 0.008)  # of the grip site below the object's top
+_DEPTHS = (0.028, 0.022, 0.015, 0.008, 0.003)  # of the grip site below the object's top; the last for a lid's knob
 _MIN_HEIGHT = 0.010  # of the grip site above the object's lowest point
 _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
 LATTICES = (0.010, 0.004)  # metres between candidates; the finer where the coarser finds nothing
@@ -217,11 +217,11 @@ def _hits(points: np.ndarray, places: np.ndarray, along: tuple[float, float], ac
 
 
 def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:
-    """Solid objects are held near their centre; hollow ones (bowls, mugs) by a thin wall."""
+    """Solid objects are held near their centre; others (bowls, mugs, pots) by a thin part, not too far from it."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
     cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 12 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
     cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
-    return cost + (8 * off_centre + width if solid else 3 * width)
+    return cost + (8 * off_centre + width if solid else 5 * off_centre + 3 * width)
 
 
 def _reach_cost(places: np.ndarray, z: float, shoulder: np.ndarray) -> np.ndarray:
