@@ -50,10 +50,15 @@ class Check:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the checks; 78 where something needed is missing."""
+    """Print the checks; 78 where something needed is missing. `--oracle`: see `experiment.oracle`."""
+    if "--oracle" in argv:
+        from experiment import oracle
+
+        return oracle.main(argv)
     parser = argparse.ArgumentParser(prog="nora-ecot doctor", allow_abbrev=False)
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--verify", action="store_true", help="read every stored file and compare its digest")
+    parser.add_argument("--oracle", action="store_true", help="recorded actions through the deployed path, simulated")
     values = parser.parse_args(list(argv))
     checks = [python(), *packages(), frame(), assets(), disk(values.output_dir), cuda()]
     if values.verify:

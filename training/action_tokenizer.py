@@ -28,6 +28,8 @@ from tokenizers import Tokenizer, models, trainers
 from configs.schema import ConfigError, check
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
 
+ACTION_TOKENIZER_FILE = "action_tokenizer.json"
+"""Beside a tiny base and in every checkpoint."""
 _PRIVATE_USE = 0xE000
 _PRIVATE_USE_SIZE = 6400
 _TWO_BYTE_LIMIT = 0x800  # code points below it take one or two UTF-8 bytes

@@ -23,12 +23,11 @@ from configs.schema import ConfigError, LoraConfig, PhaseSpec, check
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import EnvironmentProblem
 from training import action_tokenizer
-from training.action_tokenizer import FastTokenizer
+from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.card import AdapterCard, load_card, save_card
 from training.layout import Layout, Vocabulary
 from training.tiny_backbone import add_numbered_tokens, visual_tokens
 
-ACTION_TOKENIZER_FILE = "action_tokenizer.json"
 TINY = "tiny"
 
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
