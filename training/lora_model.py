@@ -213,17 +213,22 @@ class LoadedPolicy:
 def load_adapter(checkpoint: Path, base: Path | str | None, device: str, dtype: torch.dtype) -> LoadedPolicy:
     """Load a checkpoint folder on its base.
 
-    base: the base model's folder or hub id; None: the hub id on the card. Raises ConfigError where it is another base
-    than the adapter was trained on, EnvironmentProblem where something is missing.
+    base: the base model's folder or hub id; None: the hub id on the card. Raises ConfigError where base or action
+    tokenizer are not those the adapter was trained with, EnvironmentProblem where something is missing.
     """
     card = load_card(checkpoint)
+    actions = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE)
+    check(
+        actions.digest == card.action_tokenizer,
+        f"{checkpoint / ACTION_TOKENIZER_FILE} ({actions.digest[:16]}) is not the one the adapter was trained with "
+        f"({card.action_tokenizer[:16]}, on its card); copy the whole checkpoint folder again",
+    )
     folder = _find_base(card, base)
     _check_base(card, folder, checkpoint)
     model, _ = load_base(folder.path, dtype)
     tokenizer = load_tokenizer(checkpoint)
     fit_embedding(model, len(tokenizer), seed=0)  # its new rows come from the adapter
     merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
-    actions = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE)
     return LoadedPolicy(
         merged.to(device).eval(),
         tokenizer,

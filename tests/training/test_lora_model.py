@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from tests.helpers.tiny_adapter import (
     SMALL,
     TEXT_FLOW_COT,
     TinyAdapter,
+    fitted_actions,
     write_tiny_adapter,
     write_tiny_base,
 )
+from training.card import load_card
 from training.lora_model import (
     TARGETS,
     add_flow_tokens,
@@ -188,6 +191,17 @@ def test_an_adapter_of_another_base_is_refused_with_both_values(adapter: TinyAda
         load_adapter(adapter.checkpoint, other, "cpu", FLOAT)
     assert folder_digest(other)[:16] in str(refused.value)
     assert folder_digest(adapter.base)[:16] in str(refused.value)
+
+
+def test_another_action_tokenizer_beside_the_weights_is_refused_with_both_values(
+    adapter: TinyAdapter, tmp_path: Path
+) -> None:
+    copied, other = shutil.copytree(adapter.checkpoint, tmp_path / "copied"), fitted_actions(codes=300)
+    other.save(copied / "action_tokenizer.json")
+    with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
+        load_adapter(copied, adapter.base, "cpu", FLOAT)
+    assert other.digest[:16] in str(refused.value)
+    assert load_card(copied).action_tokenizer[:16] in str(refused.value)
 
 
 def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: TinyAdapter, tmp_path: Path) -> None:
