@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
 
 _ORDER = {"open": 0, "turnon": 1, "in": 2, "on": 2, "close": 3}
+_NOT_DONE = {
+    "open": "{} is not open",
+    "turnon": "{} is not turned on",
+    "in": "{} is not in {}",
+    "on": "{} is not on {}",
+    "close": "{} is not closed",
+}
 _ATTEMPTS_PER_GOAL = 3
 _DRAWER_AJAR = 0.08  # metres: wide enough to put something in
 _BETWEEN = 0.008  # metres: half the gap between two objects on one burner
@@ -52,14 +59,20 @@ def run_expert(
     try:
         for action in expert_actions(env, rng):
             if steps == max_steps:
-                return Attempt(success=False, steps=steps, reason=f"not done after {max_steps} steps")
+                return Attempt(success=False, steps=steps, reason=f"after {max_steps} steps {_missing(env)}")
             before_step(action)
             steps += 1
             if env.step(action):
                 return Attempt(success=True, steps=steps, reason="")
     except ExpertFailure as failure:
         return Attempt(success=False, steps=steps, reason=str(failure))
-    return Attempt(success=False, steps=steps, reason="all skills played, goal not reached")
+    return Attempt(success=False, steps=steps, reason=f"all skills played, {_missing(env)}")
+
+
+def _missing(env: LiberoEnv) -> str:
+    """The goal predicates that do not hold, in words."""
+    scene = Scene(env)
+    return ", ".join(_NOT_DONE[goal[0]].format(*goal[1:]) for goal in scene.goals if not scene.satisfied(goal))
 
 
 def expert_actions(env: LiberoEnv, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -54,6 +54,7 @@ class Door:
     outwards: np.ndarray  # [3] unit vector, normal of the leaf's outer face
     thickness: float  # metres
     angle: float  # radians, signed, 0 when shut
+    opens: float  # sign of the angle of an open door
 
     def before(self, gap: float, along: float) -> np.ndarray:
         """Point [3] a `gap` before the outer face, `along` metres from its middle away from the hinge."""
@@ -64,7 +65,7 @@ class Door:
 
     def turned(self, point: np.ndarray, by: float) -> np.ndarray:
         """A point turned about the hinge by an angle, in the direction that shuts the door."""
-        return self.anchor + rotation_z(-np.sign(self.angle) * by) @ (point - self.anchor)
+        return self.anchor + rotation_z(-self.opens * by) @ (point - self.anchor)
 
     @property
     def outwards_when_shut(self) -> np.ndarray:
@@ -158,16 +159,16 @@ class Scene:
     def door(self, fixture: str) -> Door:
         """The leaf is the bulkiest collision geom of the body on the fixture's first hinge."""
         joint = self.joint_of_object(fixture)
-        angle = self.joint_value(joint)
+        opens = float(np.sign(self.model.jnt_range[joint].sum()))
         geoms = self._geoms({int(self.model.jnt_bodyid[joint])})
         leaf = max(geoms, key=lambda g: float(np.prod(self.model.geom_size[g])))
         size, axes = self.model.geom_size[leaf], self.data.geom_xmat[leaf].reshape(3, 3)
         thin = axes[:, size.argmin()]
         anchor, centre = self.data.xanchor[joint].copy(), self.data.geom_xpos[leaf]
-        shutting = np.cross([0.0, 0.0, -np.sign(angle)], centre - anchor)
+        shutting = np.cross([0.0, 0.0, -opens], centre - anchor)
         outwards = thin * -np.sign(thin @ shutting)
         edge = centre + UP * float(np.abs(axes @ np.diag(size))[2].sum())
-        return Door(anchor, edge, outwards, float(2 * size.min()), angle)
+        return Door(anchor, edge, outwards, float(2 * size.min()), self.joint_value(joint), opens)
 
     # -------------------------------------------------------------- point clouds
 
