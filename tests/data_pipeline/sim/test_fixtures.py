@@ -1,6 +1,7 @@
 """Fixtures worked by the scripted expert: drawers, the microwave's door, the stove's knob, a dragged plate."""
 
 from contextlib import contextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,6 +58,44 @@ def test_a_fixture_is_worked_within_the_limit_without_a_noop(task, init_state):
 def test_fixtures_are_worked_with_the_official_assets(task):
     with environment(*task, assets="official") as env:
         solve(env, 1)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "moved"), [(MICROWAVE, "white_yellow_mug_1"), (PLATE, "plate_1")])
+def test_what_slips_away_before_the_fingers_close_is_taken_again(task, moved):
+    from data_pipeline.contract import GRIPPER_CLOSE
+
+    with environment(*task) as env:
+        env.reset(0, 0)
+        env.settle()
+        actions = []
+
+        def slip(action):
+            if action[6] == GRIPPER_CLOSE and all(earlier[6] != GRIPPER_CLOSE for earlier in actions):
+                env.data.joint(f"{moved}_joint0").qpos[0] += 0.05
+            actions.append(action)
+
+        attempt = run_expert(env, np.random.default_rng(0), MAX_STEPS[env.subset], slip)
+        closed = [action[6] == GRIPPER_CLOSE for action in actions]
+        assert attempt.success, attempt.reason
+        assert sum(now and not before for before, now in pairwise(closed)) >= 2
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_door_that_does_not_move_is_a_failure_in_words():
+    from data_pipeline.sim.expert.doors import close_door
+    from data_pipeline.sim.expert.motion import Hand, Style
+    from data_pipeline.sim.expert.scene import Scene
+    from data_pipeline.sim.expert.skills import ExpertFailure
+
+    with environment(*MICROWAVE) as env:
+        env.reset(0, 0)
+        env.model.joint("microwave_1_microjoint").damping[:] = 1e4
+        pushes = (env.step(np.clip(action, -1, 1)) for action in close_door(Hand(Scene(env), Style()), "microwave_1"))
+        with pytest.raises(ExpertFailure, match=r"the door of microwave_1 did not close: 1\.\d\d rad open"):
+            any(pushes)
 
 
 @pytest.mark.sim
