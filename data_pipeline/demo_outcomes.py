@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipeline.contract import CONTROL_HZ, GRIPPER_OPEN
+from data_pipeline.libero_utils import instruction
 
 MIN_START_DISTANCE_M = 0.002
 """A start nearer than this to an official initial state is drawn again.
@@ -132,7 +133,7 @@ def table(summary: Mapping[str, Any], remarks: Mapping[str, Any]) -> list[str]:
 
 
 def _row(name: str, task: Mapping[str, Any], seconds: float) -> list[str]:
-    label = f"{task['task_id']} {name}"
+    label = f"{task['task_id']} {instruction(name)}"
     first = [
         label if len(label) <= _NAME_WIDTH else f"{label[: _NAME_WIDTH - 3]}...",
         f"{task['made']} of {task['wanted']}",

@@ -23,8 +23,8 @@ LOST = Outcome((FailedAttempt(2, "dropped it"), FailedAttempt(3, "no free grasp"
 
 TABLE = """
 task                                    made  failed  success  steps  (min-max)    m/s  re-grasp  start cm  per min
-0 open_the_top_drawer                 2 of 3       3      40%    120  (100-140)  0.200         1      0.58     40.0
-4 a_task_with_a_name_that_is_much...  0 of 1       2       0%      -          -      -         -         -        -
+0 open the top drawer                 2 of 3       3      40%    120  (100-140)  0.200         1      0.58     40.0
+4 a task with a name that is much...  0 of 1       2       0%      -          -      -         -         -        -
 made 2 of 4 demonstrations; 2 of 7 attempts succeeded
 smallest distance of a start to an official initial state: 0.58 cm (nearer ones drawn and refused: 1)
 24.0 demonstrations per minute with 2 workers

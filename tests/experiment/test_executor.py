@@ -59,6 +59,7 @@ def test_a_killed_stage_resumes(tmp_path):
     [
         ("config", 2, "lora.rnak"),
         ("environment", 78, "no OpenGL"),
+        ("lost", 1, "no demonstration of task 3"),
         ("bug", 1, "a bug of this stage"),
         ("kill", 1, "signal 9"),
     ],

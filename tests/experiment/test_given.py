@@ -1,5 +1,7 @@
 """What a person gives, by path or on the command line, is what is used: data, adapters, secrets."""
 
+from dataclasses import replace
+
 import h5py
 import pytest
 
@@ -9,6 +11,7 @@ from experiment import results
 from experiment.cli import main
 from experiment.resolve import EXPERT, OFFICIAL, DataSource, check_drawn_alike, find_source
 from experiment.secret import strip
+from experiment.stages import STAGES
 from experiment.store import Store
 from experiment.views import NOTE_FILE
 from tests.helpers import toy_study
@@ -63,3 +66,29 @@ def test_a_secret_flag_without_a_value_swallows_no_other_flag():
     assert strip(["--api-key", "KEY", "--dry-run"]) == (["--dry-run"], ["KEY"])
     assert strip(["--api-key", "c2VjcmV0==", "--dry-run"]) == (["--dry-run"], ["c2VjcmV0=="])
     assert strip(["--api-key=KEY", "--llm-api-key"]) == ([], ["KEY", ""])
+
+
+def test_generated_demonstrations_are_told_about_each_time_and_where_a_task_cannot_be_done(
+    tmp_path, monkeypatch, capsys
+):
+    toy_study.install(monkeypatch)
+    kind = replace(STAGES["demos"], function=f"{toy_study.MODULE}:demos_of_task_7")
+    monkeypatch.setitem(STAGES, "demos", kind)
+    monkeypatch.chdir(tmp_path)
+
+    def generate(tasks):
+        code = main(
+            "generate_demos", ["--subset", "goal", "--num_workers", "2", "preset=tiny", f"data.tasks.goal={tasks}"]
+        )
+        return code, capsys.readouterr().out
+
+    code, said = generate("[3,7]")
+    assert code == 1
+    assert "the expert cannot do task 3" in said
+    assert "3 open the top drawer  0 of 1" in said
+    for _ in range(2):  # made, and found in the store
+        code, said = generate("[7]")
+        assert code == 0
+        assert "7 turn on the stove    1 of 1" in said
+        assert "40.0 demonstrations per minute with 2 workers" in said
+    assert "nothing to do" in said

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from configs.schema import ConfigError
-from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.contract import EnvironmentProblem, StageFailed
 from experiment.stages import InputRef, StageNode, StageSpec
 
 MODULE = "tests.helpers.toy_stages"
@@ -54,6 +54,8 @@ def fail(config, context):
             raise ConfigError("lora.rnak is unknown")
         case "environment":
             raise EnvironmentProblem("no OpenGL")
+        case "lost":
+            raise StageFailed("no demonstration of task 3")
         case "bug":
             raise RuntimeError("a bug of this stage")
         case "kill":

@@ -8,8 +8,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from configs.schema import ConfigError, canonical
 from configs.slices import RewordSlice
+from data_pipeline.contract import StageFailed
+from data_pipeline.demo_outcomes import FailedAttempt, Outcome, summarise
 from data_pipeline.metainfo import metainfo_name
 from experiment.secret import NETWORK
 from experiment.stages import STAGES, StageKind, digest
@@ -42,6 +46,19 @@ def _write(context, config, *names):
 
 def demos(config, context):
     return _write(context, config, *(f"task{task}_demo.hdf5" for task in config.tasks), "demos.json")
+
+
+def demos_of_task_7(config, context):
+    """What the expert leaves when it cannot do task 3."""
+    tasks = {
+        "open_the_top_drawer": summarise(3, {0: Outcome((FailedAttempt(5, "no free grasp"),))}, []),
+        "turn_on_the_stove": summarise(7, {0: Outcome((), 0, 90, 5, 0.0123, 0.9, 1)}, [np.zeros((90, 3))]),
+    }
+    context.remarks.update(workers=config.workers, busy_s={"turn_on_the_stove": 3.0})
+    (context.work / "demos.json").write_text(json.dumps({"tasks": tasks}))
+    if 3 in config.tasks:
+        raise StageFailed("the expert cannot do task 3")
+    return ["demos.json"]
 
 
 def official(config, context):
