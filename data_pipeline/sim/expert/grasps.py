@@ -18,13 +18,13 @@ from data_pipeline.sim.expert.geometry import pointing_down
 _MAX_WIDTH = 0.066
 _FINGER_REACH = 0.037  # inner face of an open finger along u
 _FINGER_OUTER = 0.068
-_FINGER_HALF_DEPTH = 0.019  # along w
+_FINGER_HALF_DEPTH = 0.016  # along w
 _PAD_HALF_DEPTH = 0.010  # the part of a finger that holds
 _FINGER_BELOW = 0.014  # how far the tips reach under the grip site
 _FINGER_TOP = 0.12
 _PALM_HEIGHT = 0.056
 _BETWEEN_TOP = 0.030  # the middle of the palm is that high, over its whole length
-_PALM_HALF = (0.118, 0.045)  # along u, w
+_PALM_HALF = (0.110, 0.037)  # along u, w
 _WRIST_HEIGHT = 0.15
 _WRIST_HALF = (0.10, 0.08)
 

@@ -12,14 +12,14 @@ from data_pipeline.sim.expert.motion import Hand, Motion
 from data_pipeline.sim.expert.skills import pick
 
 _TRAVEL = 0.16  # metres that a drawer opens
-_STEP = 0.03  # metres between the places tried
+_STEP = 0.015  # metres between the places tried
 _FARTHEST = 0.15
 _MARGIN = 0.012  # metres between what is moved and everything else
 _SAFE = 0.75  # largest cost of a grasp worth moving an object for
 _INEXACT = 0.02  # metres by which a move may fall short
 _ABOVE_TABLE = 0.004
-_LIFT = 0.05  # metres; held by its rim it tilts and rises less
-_CARRY = 0.02  # metres above the table
+_LIFT = 0.07  # metres; held by its rim it tilts and rises less
+_CARRY = 0.05  # metres above where it stood
 
 
 def clear_drawer(hand: Hand, name: str, joint: int, failed: list[Grasp]) -> Motion:
@@ -35,7 +35,9 @@ def clear_drawer(hand: Hand, name: str, joint: int, failed: list[Grasp]) -> Moti
         moving = np.concatenate([obstacles, there])  # the hand that holds it, here and there
         nearer = opened - shift * (1 - _INEXACT / max(float(np.linalg.norm(shift)), _INEXACT))
         afterwards = np.concatenate([there, opened - shift, nearer])
-        cost = max(_grasp_cost(hand, points, clouds, origin) for clouds in (moving, afterwards))
+        cost = _grasp_cost(hand, points, afterwards, origin)
+        if cost < best:  # most places fail already
+            cost = max(cost, _grasp_cost(hand, points, moving, origin))
         if cost < best:
             best, around, chosen = cost, moving, shift
         if best < _SAFE:
@@ -46,15 +48,18 @@ def clear_drawer(hand: Hand, name: str, joint: int, failed: list[Grasp]) -> Moti
 
 
 def _free_shifts(origin: np.ndarray, points: np.ndarray, obstacles: np.ndarray) -> Iterator[np.ndarray]:
-    """Horizontal displacements [3] along which nothing is in the way; nearest first, beginning with none at all."""
+    """Horizontal displacements [3] to free places, nothing tall in between; nearest first, none at all before them."""
     axis = np.arange(-_FARTHEST, _FARTHEST + 1e-9, _STEP).round(9)
     every = np.stack([*np.meshgrid(axis, axis, indexing="ij"), np.zeros((len(axis), len(axis)))], -1).reshape(-1, 3)
     radius = float(np.linalg.norm((points - origin)[:, :2], axis=1).max()) + _MARGIN
-    low = obstacles[obstacles[:, 2] < points[:, 2].max() + _CARRY]
-    at_start = np.linalg.norm((low - origin)[:, :2], axis=1)
+    bottom, top = points[:, 2].min(), points[:, 2].max()
+    beside = obstacles[obstacles[:, 2] < top]
+    at_start = np.linalg.norm((beside - origin)[:, :2], axis=1)
+    tall = obstacles[(obstacles[:, 2] > bottom + _CARRY - _ABOVE_TABLE) & (obstacles[:, 2] < top + _CARRY)]
     for shift in every[np.argsort(np.linalg.norm(every, axis=1), kind="stable")]:
-        nearest = distance_to_segment(low, origin, origin + shift)
-        if not ((nearest < radius) & (nearest < at_start - 1e-3)).any():  # a neighbour may stay one
+        at_end = np.linalg.norm((beside - origin - shift)[:, :2], axis=1)
+        crowded = (at_end < radius) & (at_end < at_start - 1e-3)  # a neighbour may stay one
+        if not crowded.any() and not (distance_to_segment(tall, origin, origin + shift) < radius).any():
             yield shift
 
 
