@@ -18,29 +18,47 @@ from data_pipeline.sim.expert.geometry import pointing_down
 _MAX_WIDTH = 0.066
 _FINGER_REACH = 0.037  # inner face of an open finger along u
 _FINGER_OUTER = 0.068
-_FINGER_HALF_DEPTH = 0.016  # along w
+_FINGER_HALF_DEPTH = 0.011  # along w
 _PAD_HALF_DEPTH = 0.010  # the part of a finger that holds
 _FINGER_BELOW = 0.014  # how far the tips reach under the grip site
 _FINGER_TOP = 0.12
 _PALM_HEIGHT = 0.056
 _BETWEEN_TOP = 0.030  # the middle of the palm is that high, over its whole length
-_PALM_HALF = (0.110, 0.037)  # along u, w
+_PALM_HALF = (0.110, 0.037)  # along u, w; as for the fingers' depth, a margin is added
 _WRIST_HEIGHT = 0.15
 _WRIST_HALF = (0.10, 0.08)
 
 _DEPTHS = (0.028, 0.022, 0.015, 0.008, 0.003)  # of the grip site below the object's top; the last for a lid's knob
 _MIN_HEIGHT = 0.010  # of the grip site above the object's lowest point
 _YAWS = np.deg2rad(np.arange(-90, 90, 15))  # against the hand's rest yaw
-LATTICES = (0.010, 0.004)  # metres between candidates; the finer where the coarser finds nothing
+_SHALLOW = 0.006  # so little of the object between the pads lifts it from above its middle only
+_MIDDLE = 0.02
+_EDGE_COST = 0.6
+_GOOD = 1.0  # a grasp of a smaller cost is taken at once
 _MAX_OFF_CENTRE = 0.006
 _MIN_CONTACTS = 3
+_MIN_COVER = 0.004
 _FULL_COVER = 0.010
 _CLEARANCE_RADIUS = 0.25  # obstacles farther away cannot touch the hand
 _PIXEL = 0.003
 _WRIST_ABOVE = 0.203  # of the wrist above the grip site of a hand that points down
 _WRIST_BEHIND = 0.088  # horizontally, towards the shoulder
-_EASY_REACH = 0.61  # from shoulder to wrist; at 0.69 the elbow is straight and the arm locks
-_REACH_COST = 8.0  # per metre beyond
+_ABOVE_GRASP = 0.07  # where the descent begins
+_EASY_REACH = 0.63  # from shoulder to wrist; at 0.69 the elbow is straight and the arm locks
+_REACH_COST = 16.0  # per metre beyond
+
+
+@dataclass(frozen=True)
+class Search:
+    """How finely to look, and how far to stay away from everything."""
+
+    spacing: float  # metres between candidates
+    margin: float  # metres, around the palm and along the fingers
+
+
+ROOMY = Search(0.010, 0.008)
+TIGHT = Search(0.010, 0.003)
+FINE = Search(0.004, 0.003)
 
 
 class GraspNotFound(Exception):
@@ -69,21 +87,25 @@ def find_grasp(
     rest_yaw: float,
     shoulder: np.ndarray,
     failed: tuple[Grasp, ...] = (),
-    spacings: tuple[float, ...] = LATTICES,
+    searches: tuple[Search, ...] = (ROOMY, TIGHT, FINE),
 ) -> Grasp:
     """The cheapest free grasp.
 
     object_points [N, 3], obstacle_points [M, 3]; origin [3] of the object; rest_yaw of the hand's opening axis;
     shoulder [3] of the arm; `failed` grasps of the same object are avoided;
-    `spacings` of the lattices, in order. Raises GraspNotFound.
+    the next of the
+    `searches` is tried where the ones before found no good one. Raises GraspNotFound.
     """
     everything = np.concatenate([object_points, _relevant(obstacle_points, origin, object_points[:, 2].min())])
-    for spacing in spacings:
-        grasps = _grasps(object_points, everything, origin, rest_yaw, shoulder, failed, spacing)
-        best = min(grasps, key=lambda grasp: grasp.cost, default=None)
-        if best is not None:
+    best: Grasp | None = None
+    for search in searches:
+        found = _grasps(object_points, everything, origin, rest_yaw, shoulder, failed, search)
+        best = min([*found, *([best] if best else [])], key=lambda grasp: grasp.cost, default=None)
+        if best is not None and best.cost < _GOOD:
             return best
-    raise GraspNotFound
+    if best is None:
+        raise GraspNotFound
+    return best
 
 
 def _grasps(
@@ -93,16 +115,16 @@ def _grasps(
     rest_yaw: float,
     shoulder: np.ndarray,
     failed: tuple[Grasp, ...],
-    spacing: float,
+    search: Search,
 ) -> Iterator[Grasp]:
     """The cheapest of each height and yaw."""
     low, top = object_points[:, 2].min(), object_points[:, 2].max()
-    candidates, centre = _candidates(object_points, spacing), object_points.mean(axis=0)
+    candidates, centre = _candidates(object_points, search.spacing), object_points.mean(axis=0)
     solid = _narrowest(_flat(object_points)) < _MAX_WIDTH
     for z in sorted({max(top - depth, low + _MIN_HEIGHT) for depth in _DEPTHS}):
         level = _Level.at(z, object_points, everything)
         for turn in _YAWS:
-            found, yaw = _search(level, candidates, rest_yaw + turn), float(rest_yaw + turn)
+            found, yaw = _search(level, candidates, rest_yaw + turn, search.margin), float(rest_yaw + turn)
             if len(found) == 0:
                 continue
             off_centre = np.linalg.norm(found[:, :2] - centre[:2], axis=1)
@@ -152,19 +174,19 @@ class _Level:
         )
 
 
-def _search(level: _Level, candidates: np.ndarray, yaw: float) -> np.ndarray:
+def _search(level: _Level, candidates: np.ndarray, yaw: float, margin: float) -> np.ndarray:
     """Survivors among candidates [C, 2] at one height and yaw: rows (x, y, width, slope, contacts, cover)."""
     if len(level.gripped) == 0:
         return np.zeros((0, 6))
     axes = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]]).T
     places = candidates @ axes
     grips = _grips(level.gripped @ axes, places)
-    keep = grips[:, 0] >= _MIN_CONTACTS
+    keep = (grips[:, 0] >= _MIN_CONTACTS) & (grips[:, 4] >= _MIN_COVER)
     keep &= (np.abs(grips[:, 1]) <= _MAX_OFF_CENTRE) & (grips[:, 2] <= _MAX_WIDTH)
     places, grips = places[keep], grips[keep]
     places[:, 0] += grips[:, 1]  # the lattice is coarser than a bowl's wall
     if len(places):
-        free = _is_free(level, axes, places)
+        free = _is_free(level, axes, places, margin)
         places, grips = places[free], grips[free]
     return np.column_stack([places @ axes.T, grips[:, [2, 3, 0, 4]]])
 
@@ -200,11 +222,12 @@ def _grips(points: np.ndarray, places: np.ndarray) -> np.ndarray:
     return np.column_stack([count, middle, width, slope, cover])
 
 
-def _is_free(level: _Level, axes: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _is_free(level: _Level, axes: np.ndarray, places: np.ndarray, margin: float) -> np.ndarray:
     """Whether the hand fits at places [C, 2] in (u, w)."""
-    hits = _hits(level.fingers @ axes, places, (_FINGER_REACH - 0.001, _FINGER_OUTER), _FINGER_HALF_DEPTH)
-    hits |= _hits(level.between @ axes, places, (-1.0, _PALM_HALF[0]), _FINGER_HALF_DEPTH)
-    hits |= _hits(level.palm @ axes, places, (-1.0, _PALM_HALF[0]), _PALM_HALF[1])
+    depth, length, breadth = _FINGER_HALF_DEPTH + margin, _PALM_HALF[0] + margin, _PALM_HALF[1] + margin
+    hits = _hits(level.fingers @ axes, places, (_FINGER_REACH - 0.001, _FINGER_OUTER), depth)
+    hits |= _hits(level.between @ axes, places, (-1.0, length), depth)
+    hits |= _hits(level.palm @ axes, places, (-1.0, length), breadth)
     hits |= _hits(level.wrist @ axes, places, (-1.0, _WRIST_HALF[0]), _WRIST_HALF[1])
     return np.logical_not(hits)
 
@@ -220,14 +243,15 @@ def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: floa
     """Solid objects are held near their centre; others (bowls, mugs, pots) by a thin part, not too far from it."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
     cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 12 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
+    cost = cost + _EDGE_COST * ((depth < _SHALLOW) & (off_centre > _MIDDLE))
     cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
     return cost + (8 * off_centre + width if solid else 5 * off_centre + 3 * width)
 
 
 def _reach_cost(places: np.ndarray, z: float, shoulder: np.ndarray) -> np.ndarray:
-    """For hands at places [C, 2] and height z."""
+    """For hands that descend to places [C, 2] at height z."""
     out = np.linalg.norm(places - shoulder[:2], axis=1) - _WRIST_BEHIND
-    return _REACH_COST * np.maximum(np.hypot(out, z + _WRIST_ABOVE - shoulder[2]) - _EASY_REACH, 0)
+    return _REACH_COST * np.maximum(np.hypot(out, z + _ABOVE_GRASP + _WRIST_ABOVE - shoulder[2]) - _EASY_REACH, 0)
 
 
 def _failure_cost(offsets: np.ndarray, yaw: float, failed: tuple[Grasp, ...]) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_pipeline.sim.expert.geometry import UP, distance_to_segment
-from data_pipeline.sim.expert.grasps import LATTICES, Grasp, GraspNotFound, find_grasp
+from data_pipeline.sim.expert.grasps import TIGHT, Grasp, GraspNotFound, find_grasp
 from data_pipeline.sim.expert.motion import Hand, Motion
 from data_pipeline.sim.expert.skills import pick
 
@@ -16,6 +16,7 @@ _STEP = 0.015  # metres between the places tried
 _FARTHEST = 0.15
 _MARGIN = 0.012  # metres between what is moved and everything else
 _SAFE = 0.75  # largest cost of a grasp worth moving an object for
+_SEARCHES = (TIGHT,)
 _INEXACT = 0.02  # metres by which a move may fall short
 _ABOVE_TABLE = 0.004
 _LIFT = 0.07  # metres; held by its rim it tilts and rises less
@@ -65,7 +66,7 @@ def _free_shifts(origin: np.ndarray, points: np.ndarray, obstacles: np.ndarray) 
 
 def _grasp_cost(hand: Hand, points: np.ndarray, obstacles: np.ndarray, origin: np.ndarray) -> float:
     try:
-        return find_grasp(points, obstacles, origin, hand.rest_yaw, hand.scene.shoulder, spacings=LATTICES[:1]).cost
+        return find_grasp(points, obstacles, origin, hand.rest_yaw, hand.scene.shoulder, searches=_SEARCHES).cost
     except GraspNotFound:
         return np.inf
 
