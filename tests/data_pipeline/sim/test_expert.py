@@ -44,7 +44,7 @@ class TestGraspSearch:
         assert np.linalg.norm(grasp.position[:2] - [0.4, 0.1]) < 0.012
 
     def test_a_disc_wider_than_the_hand_has_no_grasp(self):
-        points = block((0.4, 0.1, 0.05), (0.12, 0.12, 0.01), spacing=0.01)
+        points = block((0.4, 0.1, 0.05), (0.12, 0.12, 0.01), spacing=0.006)
         points = points[np.linalg.norm(points[:, :2] - [0.4, 0.1], axis=1) < 0.12]
         with pytest.raises(GraspNotFound):
             find_grasp(points, NOTHING, points.mean(axis=0), rest_yaw=0.0, shoulder=SHOULDER)
@@ -83,7 +83,15 @@ def test_a_hand_at_rest_still_does_no_noop():
 
 @pytest.mark.sim
 @pytest.mark.parametrize(
-    ("subset", "task", "init_states"), [(Subset.OBJECT, 0, (3, 17)), (Subset.GOAL, 7, (5,)), (Subset.LONG, 5, (8,))]
+    ("subset", "task", "init_states"),
+    [
+        (Subset.SPATIAL, 9, (0,)),
+        (Subset.OBJECT, 0, (3, 17)),
+        (Subset.GOAL, 7, (5,)),
+        (Subset.LONG, 5, (8,)),
+        pytest.param(Subset.GOAL, 3, (3, 12), marks=pytest.mark.slow),
+        pytest.param(Subset.LONG, 8, (0, 10), marks=pytest.mark.slow),
+    ],
 )
 def test_the_expert_solves_official_initial_states_without_a_noop(subset, task, init_states):
     from data_pipeline.sim.environment import LiberoEnv
