@@ -7,6 +7,7 @@ import numpy as np
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
 from data_pipeline.sim.expert.geometry import UP, nearest_rotation, pointing, pointing_down, rotation_z
 from data_pipeline.sim.expert.motion import Hand, Motion
+from data_pipeline.sim.expert.skills import ExpertFailure
 
 _DRAWER_OPEN = 0.14  # metres
 _DRAWER_WIDE_OPEN = 0.15
@@ -17,13 +18,17 @@ _KNOB_STEP = 0.2
 
 
 def open_drawer(hand: Hand, region: str) -> Motion:
-    """Grasp the handle with a pitched hand and pull; other pitches when the drawer did not come."""
+    """Grasp the handle with a pitched hand and pull; other pitches when the drawer did not come.
+
+    Raises ExpertFailure when it does not open.
+    """
     joint = hand.scene.joint_of_region(region)
     pitches = (25, 10, 50) if "top" in region else (10, 25, 50)
     for pitch in pitches:
         yield from _pull_handle(hand, joint, np.deg2rad(pitch))
         if abs(hand.scene.joint_value(joint)) > _DRAWER_OPEN:
             return
+    raise ExpertFailure(f"{region} did not open: {100 * abs(hand.scene.joint_value(joint)):.1f} cm")
 
 
 def _pull_handle(hand: Hand, joint: int, pitch: float) -> Motion:
