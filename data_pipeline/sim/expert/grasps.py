@@ -242,10 +242,10 @@ def _hits(points: np.ndarray, places: np.ndarray, along: tuple[float, float], ac
 def _cost(found: np.ndarray, off_centre: np.ndarray, turn: float, *, depth: float, solid: bool) -> np.ndarray:
     """Solid objects are held near their centre; others (bowls, mugs, pots) by a thin part, not too far from it."""
     width, slope, contacts = found[:, 2], found[:, 3], found[:, 4]
-    cost = 0.6 * np.minimum(slope, 2) + 0.35 * turn + 12 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
+    cost = 1.2 * np.minimum(slope, 2) + 0.35 * turn + 12 * (_DEPTHS[0] - min(_DEPTHS[0], depth))
     cost = cost + _EDGE_COST * ((depth < _SHALLOW) & (off_centre > _MIDDLE))
     cost = cost - 0.002 * np.minimum(contacts, 30) + 1.5 * (1 - np.minimum(found[:, 5] / _FULL_COVER, 1))
-    return cost + (8 * off_centre + width if solid else 5 * off_centre + 3 * width)
+    return cost + (8 * off_centre + width if solid else 5 * off_centre + 10 * width)
 
 
 def _reach_cost(places: np.ndarray, z: float, shoulder: np.ndarray) -> np.ndarray:
