@@ -160,8 +160,13 @@ class Row:
     horizon: int
     demos: int
     raw: int  # succeed as recorded
-    passed: int  # of these, succeed through the path
+    lost: tuple[EpisodeId, ...]  # of these, fail through the path
     fidelity: Fidelity
+
+    @property
+    def passed(self) -> int:
+        """Succeed as recorded and through the path."""
+        return self.raw - len(self.lost)
 
     @property
     def rate(self) -> float:
@@ -211,9 +216,10 @@ def examine(
     rows: list[Row] = []
     for protocol, fidelity in zip(protocols, fidelities, strict=True):
         runs = [r for r in chosen if r.key in raw.succeeded]
-        passed = replay_deployed(runs, path, protocol, pool) if runs and not fidelity.undecodable else ()
+        passed = replay_deployed(runs, path, protocol, pool) if runs and not fidelity.undecodable else frozenset()
+        lost = tuple(r.episode.id for r in runs if r.key not in passed)
         horizon = path.deployed.tokenizer.horizon
-        rows.append(Row(subset, protocol.execute, horizon, len(chosen), len(runs), len(passed), fidelity))
+        rows.append(Row(subset, protocol.execute, horizon, len(chosen), len(runs), lost, fidelity))
     return Examination(tuple(rows), tuple(fault for fault in found if fault is not None))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from data_pipeline.action_stats import ActionStatistics
+    from data_pipeline.contract import EpisodeId
     from data_pipeline.data_splitter import Split
     from evaluation.oracle import Examination, Row
     from evaluation.oracle_faults import Fault
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 EXIT_FOUND = 1
 DEMOS_PER_TASK = 3
+NAMED = 5  # lost demonstrations, per line
 HEADER = ("subset", "chunk", "demos", "raw", "oracle", "rate", "position", "rotation", "gripper", "tokens")
 
 
@@ -237,7 +239,7 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
     costs = [
         f"{row.subset}, chunks of {row.horizon}, {row.execute} executed: the tokenizer costs "
         f"{row.fidelity.position_mm:.2f} mm and {row.fidelity.rotation_mrad:.1f} mrad RMSE per axis and step, "
-        f"{row.raw - row.passed} of {row.raw} successes lost"
+        f"{len(row.lost)} of {row.raw} successes lost{_named(row.lost)}"
         for row in rows
     ]
     faults = [f"FAULT {subset}, {fault.part}: {fault.says}" for subset, e in examinations.items() for fault in e.faults]
@@ -249,6 +251,11 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
     ]
     verdict = "the path is right" if not faults and not lost else "the path is not right: mend it before training"
     return "\n".join((*table, *costs, *faults, *lost, verdict))
+
+
+def _named(lost: Sequence[EpisodeId]) -> str:
+    """`: object/00/003, ...`; the first few."""
+    return f": {', '.join(map(str, lost[:NAMED]))}{', ...' if len(lost) > NAMED else ''}" if lost else ""
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import EnvConfig, Look, Subset
 from configs.slices import DemosSlice
-from data_pipeline.contract import StageContext
+from data_pipeline.contract import EpisodeId, StageContext
 from evaluation.oracle import Examination, Row
 from evaluation.oracle_faults import Fault, Pairs, Part
 from evaluation.oracle_path import Fidelity
@@ -24,7 +24,8 @@ def row(passed: int, raw: int = 20, demos: int = 20) -> Row:
     recorded[:, 6] = (-1, -1, 1, 1)
     deployed = recorded + np.array([0.02, 0.02, 0.02, 0.01, 0.01, 0.01, 0])
     deployed[2, 6] = -1
-    return Row(Subset.OBJECT, 4, 8, demos, raw, passed, Fidelity(Pairs(recorded, deployed), 6.9, ()))
+    lost = tuple(EpisodeId(Subset.OBJECT, 3, demo) for demo in range(raw - passed))
+    return Row(Subset.OBJECT, 4, 8, demos, raw, lost, Fidelity(Pairs(recorded, deployed), 6.9, ()))
 
 
 def test_the_table_and_what_the_tokenizer_costs() -> None:
@@ -33,7 +34,7 @@ def test_the_table_and_what_the_tokenizer_costs() -> None:
     assert " ".join(lines[1].split()) == "object 4 of 8 20 20 19 95% 1.00 mm 5.0 mrad 1 of 4 6.9"
     assert lines[2] == (
         "object, chunks of 8, 4 executed: the tokenizer costs 1.00 mm and 5.0 mrad RMSE per axis and step, 1 of 20 "
-        "successes lost"
+        "successes lost: object/03/000"
     )
     assert lines[3] == "the path is right"
 
