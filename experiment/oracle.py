@@ -245,8 +245,9 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
     faults = [f"FAULT {subset}, {fault.part}: {fault.says}" for subset, e in examinations.items() for fault in e.faults]
     lost = [
         f"FAILED {row.subset}, {row.execute} executed: {row.rate:.0%} of what succeeds raw survives, "
-        f"fewer than {PASS_RATE:.0%}"
-        for row in rows
+        f"fewer than {PASS_RATE:.0%}{'' if examination.faults else '; no fault explains it: raise action.scale'}"
+        for examination in examinations.values()
+        for row in examination.rows
         if row.raw and row.rate < PASS_RATE
     ]
     verdict = "the path is right" if not faults and not lost else "the path is not right: mend it before training"
