@@ -19,7 +19,7 @@ from data_pipeline.contract import Interrupted, StageContext
 from data_pipeline.llm_asker import Asker, Client
 from data_pipeline.llm_cache import ReplyCache, Request
 from data_pipeline.llm_checks import BadContent, judge, read_reply
-from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most, prompt_tokens_expected
+from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most, prompt_tokens_expected, usd_text
 from data_pipeline.llm_pace import Clock
 from data_pipeline.llm_prompts import REASONS, SHARED, Demo, Item, Question, reworded_steps
 from data_pipeline.llm_quality import Outcome, quality, quality_lines
@@ -81,7 +81,7 @@ async def reword(
         nonlocal done
         outcome = await _ask(asker, config, demo, items)
         done += 1
-        context.report(done, len(demos), f"{asker.sent} calls, ${asker.ledger.spent():.2f} of ${config.max_usd:g}")
+        context.report(done, len(demos), f"{asker.sent} calls, {usd_text(asker.ledger.spent())} of ${config.max_usd:g}")
         return outcome
 
     found = await asyncio.gather(*(one(demo, items) for demo, items in questions(demos)), return_exceptions=True)
@@ -105,7 +105,7 @@ async def _ask(asker: Asker, config: RewordSlice, demo: Demo, items: Sequence[It
         request = request_of(config, Question(demo, open_items, outcome.problems, attempt))
         try:
             completion = await asker.completion(request)
-            outcome.calls.append(completion)
+            outcome.calls[request.key] = completion
             taken, outcome.problems = judge(demo, open_items, read_reply(completion.answer()))
         except BadContent as bad:
             taken, outcome.problems = {}, dict.fromkeys((item.id for item in open_items), bad.problem)
@@ -154,8 +154,8 @@ class Forecast:
         """For people."""
         return (
             f"{self.calls} calls ({self.cached} replies kept from before), about {self.tokens} tokens, about "
-            f"${self.usd_expected:.2f}, at most ${self.usd_at_most:.2f} if nothing is asked again; ${spent_usd:.2f} of "
-            f"--max-usd {limit_usd:g} spent so far"
+            f"{usd_text(self.usd_expected)}, at most {usd_text(self.usd_at_most)} if nothing is asked again; "
+            f"{usd_text(spent_usd)} of --max-usd {limit_usd:g} spent so far"
         )
 
 

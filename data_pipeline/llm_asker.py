@@ -12,7 +12,7 @@ from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.llm_cache import ReplyCache, Request
 from data_pipeline.llm_checks import BadContent, Completion
-from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most
+from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most, usd_text
 from data_pipeline.llm_pace import Clock, Fault, Pace, wait_asked_s
 
 MAX_FAULTS = 8  # of one request, before the server is given up
@@ -109,7 +109,7 @@ class Asker:
         while (ticket := self.ledger.reserve(usd, self.limit_usd)) is None:
             if not self._in_flight:  # nobody will give anything back
                 raise ConfigError(
-                    f"the next call may cost ${usd:.4f}, and ${self.ledger.spent():.4f} of --max-usd "
+                    f"the next call may cost {usd_text(usd)}, and {usd_text(self.ledger.spent())} of --max-usd "
                     f"{self.limit_usd:g} are spent ({self.ledger.path}); replies are kept: the same command with a "
                     "greater --max-usd goes on"
                 )

@@ -46,6 +46,11 @@ class Price:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
+def usd_text(usd: float) -> str:
+    """`$12.30`, `$0.0042`."""
+    return f"${usd:.2f}" if usd >= 1 else f"${usd:.4f}"
+
+
 def price_of(config: AnnotatorConfig) -> Price:
     """The price given, or the table's. Raises ConfigError for a model whose price nobody said."""
     given = (config.usd_per_mtok_in, config.usd_per_mtok_out)

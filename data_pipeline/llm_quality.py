@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_pipeline.llm_checks import Completion, directions
-from data_pipeline.llm_money import Price
+from data_pipeline.llm_money import Price, usd_text
 from data_pipeline.llm_prompts import REASONS, SHARED, Demo, Problem, skeleton
 
 MAX_LISTED = 100  # examples of what was not taken
@@ -22,7 +22,7 @@ class Outcome:
     demo: Demo
     wordings: dict[str, str] = field(default_factory=dict[str, str])  # item id -> text
     problems: dict[str, Problem] = field(default_factory=dict[str, Problem])  # item id -> why it kept the rules' words
-    calls: list[Completion] = field(default_factory=list[Completion])  # that were answered for it
+    calls: dict[str, Completion] = field(default_factory=dict[str, Completion])  # request key -> answer
 
 
 def quality(outcomes: Sequence[Outcome], price: Price, limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def quality(outcomes: Sequence[Outcome], price: Price, limits: Mapping[str, Any]
     problems = Counter(problem.kind for outcome in outcomes for problem in outcome.problems.values())
     taken = sum(len(outcome.wordings) for outcome in outcomes)
     asked = taken + problems.total()
-    calls = [call for outcome in outcomes for call in outcome.calls]
+    calls = {key: call for outcome in outcomes for key, call in outcome.calls.items()}.values()  # equal ones are one
     tokens = (sum(max(c.prompt_tokens, 0) for c in calls), sum(max(c.completion_tokens, 0) for c in calls))
     return {
         **limits,
@@ -68,7 +68,7 @@ def quality_lines(report: Mapping[str, Any]) -> list[str]:
         f"texts that name a direction, by step: {motion['agree']} of {motion['naming']} agree with the true motion",
         f"characters, rules -> now: {lengths}",
         f"{report['calls']} replies used, {report['tokens']['prompt']} + {report['tokens']['completion']} tokens, "
-        f"${report['usd']:.4f}",
+        f"{usd_text(report['usd'])}",
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from configs.schema import AnnotatorConfig, ExperimentConfig, TaskSelection, check
 from configs.slices import RewordSlice
-from data_pipeline.llm_money import OPENAI_URL, Ledger, price_of
+from data_pipeline.llm_money import OPENAI_URL, Ledger, price_of, usd_text
 from experiment.secret import Secret
 from experiment.stages import StageNode
 from experiment.store import Store
@@ -64,7 +64,7 @@ def expectation(store: Store, node: StageNode) -> str:
     path = store.entry(rules.stage, rules.key) / "annotations.json"
     spent = Ledger(Path(config.folder) / "spent.jsonl").spent()
     if not path.is_file():
-        return f"LLM calls, {node.label}: {_estimate(config, _demos(node))}; ${spent:.2f} spent so far"
+        return f"LLM calls, {node.label}: {_estimate(config, _demos(node))}; {usd_text(spent)} spent so far"
     from data_pipeline.llm_annotator import demos_of, forecast  # pydantic
 
     found = forecast(config, demos_of(json.loads(path.read_text(encoding="utf-8"))))
@@ -92,6 +92,6 @@ def _estimate(config: RewordSlice, demos: int) -> str:
     most = (demos * TYPICAL_BYTES * config.usd_per_mtok_in + room * config.usd_per_mtok_out) / 1e6
     return (
         f"an estimate, because the rules have not written yet: {demos} calls, about "
-        f"{demos * TYPICAL_BYTES // 4 + room // 2} tokens, at most ${most:.2f} if nothing is asked again, and never "
+        f"{demos * TYPICAL_BYTES // 4 + room // 2} tokens, at most {usd_text(most)} if nothing is asked again, never "
         f"above --max-usd {config.max_usd:g} together"
     )

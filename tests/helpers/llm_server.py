@@ -92,7 +92,7 @@ def trickle(handler, body):
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
-    for _ in range(100):
+    for _ in range(1200):
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.05)
