@@ -14,7 +14,6 @@ NORA's training data.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, Epis
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import SUITE_OF
 from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.whole_files import write_json
 
 STATISTICS_FILE = "dataset_statistics.json"
 DIMENSIONS = ("dx", "dy", "dz", "rx", "ry", "rz", "gripper")
@@ -190,9 +190,7 @@ class ActionStatistics:
 
     def save(self, path: Path) -> None:
         """Write {dataset: record}, atomically."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps({self.dataset: self.record}, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, {self.dataset: self.record})
 
 
 def _check_units(name: str, unit: np.ndarray) -> None:

@@ -6,7 +6,6 @@ Every image is shown as the policy gets it: ImageFrame.ROT180. Equal data give e
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_pipeline.contract import AGENTVIEW, WRIST
 from data_pipeline.image_frame import policy_image
 from data_pipeline.inspection import SHEET_COLUMNS, DemoFacts, Inspection, Still, TaskFacts, seconds
+from data_pipeline.whole_files import written_whole
 
 WIDTH = 1600  # pixels
 _MARGIN, _GAP = 24, 18
@@ -29,9 +29,8 @@ _PAPER, _INK, _FAINT = (251, 251, 249), (29, 39, 51), (102, 113, 126)
 
 def write_sheet(path: Path, inspection: Inspection) -> None:
     """Write the contact sheet (.png), atomically: a row per task, its typical demonstration from 0 to 100 %."""
-    partial = path.with_name(f"partial-{path.name}")
-    contact_sheet(inspection).save(partial, optimize=True)
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        contact_sheet(inspection).save(partial, optimize=True)
 
 
 def contact_sheet(inspection: Inspection) -> Image.Image:

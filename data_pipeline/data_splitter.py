@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +21,7 @@ from configs.schema import ConfigError
 from configs.slices import SplitSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.whole_files import write_json
 
 SPLIT_FILE = "split.json"
 MIN_DEMOS_FOR_TEST = 4
@@ -69,9 +69,7 @@ def split_episodes(episodes: Sequence[EpisodeId], fraction: float, seed: int) ->
 def save_split(path: Path, split: Split) -> None:
     """{"train": ["object/03/017", ...], "test": [...]}, atomically."""
     values = {"train": [str(e) for e in split.train], "test": [str(e) for e in split.test]}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, values)
 
 
 def load_split(path: Path) -> Split:

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from data_pipeline.contract import AGENTVIEW, WRIST
+from data_pipeline.whole_files import written_whole
 
 IMAGE_KEYS = {AGENTVIEW: "agentview_rgb", WRIST: "eye_in_hand_rgb"}
 OBSERVATION_WIDTHS = {"ee_pos": 3, "ee_ori": 3, "ee_states": 6, "gripper_states": 2, "joint_states": 7}
@@ -119,18 +120,18 @@ def _write_group(parent: h5py.Group, name: str, record: DemoRecord) -> None:
 
 def write_demo(path: Path, record: DemoRecord) -> None:
     """One demonstration in a file of its own (group ``demo``), atomically; `DemoWriter.add_file` collects them."""
-    partial_path = path.with_name(path.name + ".partial")
-    with h5py.File(partial_path, "w", libver=FORMAT) as file:
+    with written_whole(path) as partial, h5py.File(partial, "w", libver=FORMAT) as file:
         _write_group(file, "demo", record)
-    os.replace(partial_path, path)
 
 
 def copy_demo(source: Path, demo: int, target: Path) -> None:
     """Copy one demonstration of a task's file, compressed bytes as they are, to what `write_demo` would write."""
-    partial_path = target.with_name(target.name + ".partial")
-    with h5py.File(source, "r", locking=False) as file, h5py.File(partial_path, "w", libver=FORMAT) as out:
+    with (
+        written_whole(target) as partial,
+        h5py.File(source, "r", locking=False) as file,
+        h5py.File(partial, "w", libver=FORMAT) as out,
+    ):
         file.copy(file[f"data/demo_{demo}"], out, name="demo")
-    os.replace(partial_path, target)
 
 
 def _steps(group: Any) -> int:

@@ -8,7 +8,6 @@ numbers. What happens to one demonstration is in `replay`; here are all of them,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ from data_pipeline.metainfo import Verdict, metainfo_name, write_metainfo
 from data_pipeline.raw_loader import Hdf5Source, read_replay, refuse
 from data_pipeline.replay import regenerate_demo
 from data_pipeline.sim.pool import run_jobs
+from data_pipeline.whole_files import write_json
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -67,9 +67,7 @@ class Regenerator:
         """Regenerate one demonstration and store it and the verdict."""
         job.part.parent.mkdir(parents=True, exist_ok=True)
         verdict = regenerate_demo(self._environment(job), job.source, job.episode.demo, job.part)
-        partial_file = job.part.with_suffix(".json.partial")
-        partial_file.write_text(json.dumps(asdict(verdict)), encoding="utf-8")
-        os.replace(partial_file, job.verdict_file)
+        write_json(job.verdict_file, asdict(verdict))
 
     def close(self) -> None:
         """Free the simulator."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from configs.schema import Subset
 from data_pipeline.libero_utils import SUITE_OF
+from data_pipeline.whole_files import write_json
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def metainfo_name(subset: Subset) -> str:
 def write_metainfo(path: Path, metainfo: Metainfo) -> None:
     """Atomically."""
     plain = {task: {demo: asdict(verdict) for demo, verdict in demos.items()} for task, demos in metainfo.items()}
-    partial_file = path.with_name(path.name + ".partial")
-    partial_file.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial_file, path)
+    write_json(path, plain)
 
 
 def read_metainfo(path: Path) -> Metainfo:

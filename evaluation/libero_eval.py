@@ -7,16 +7,15 @@ summary.json, videos/. The ledger in the work folder is what a killed stage resu
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from configs.schema import canonical
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import StageContext, digest
 from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.whole_files import write_text
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, make_protocol, plan, to_row
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Policy
@@ -64,8 +63,8 @@ def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, poo
     }
     rows = [identity | to_row(result) for result in results]
     times = [asdict(result.key) | dict(result.timing) for result in results]
-    _write(context.work / EPISODES, _lines(rows))
-    _write(context.work / TIMINGS, _lines(times))
+    write_text(context.work / EPISODES, _lines(rows))
+    write_text(context.work / TIMINGS, _lines(times))
     summary = {
         **identity,
         "adapter": subject.adapter,
@@ -80,7 +79,7 @@ def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, poo
             film_name(key) for key in _to_film(config, keys) if (context.work / VIDEOS / film_name(key)).is_file()
         ],
     }
-    _write(context.work / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_text(context.work / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return [EPISODES, TIMINGS, SUMMARY, VIDEOS]
 
 
@@ -181,9 +180,3 @@ def film_name(key: EpisodeKey) -> str:
 
 def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

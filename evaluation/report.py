@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from configs.schema import Subset
 from configs.slices import ReportSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
+from data_pipeline.whole_files import write_text
 from evaluation.episodes import from_row
 from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
 from evaluation.page import render_page
@@ -50,9 +50,9 @@ def run_report(config: ReportSlice, context: StageContext) -> list[str]:
     check_mergeable(records)
     story = tell(records, config.title)
     _copy_videos(records, context)
-    _write(context.work / MARKDOWN, to_markdown(story))
-    _write(context.work / CSV, to_csv(story))
-    _write(context.work / HTML, render_page(story))
+    write_text(context.work / MARKDOWN, to_markdown(story))
+    write_text(context.work / CSV, to_csv(story))
+    write_text(context.work / HTML, render_page(story))
     return [MARKDOWN, CSV, HTML, VIDEOS]
 
 
@@ -168,9 +168,3 @@ def _copy_videos(records: Sequence[RunRecord], context: StageContext) -> None:
         target.mkdir(parents=True)
         for name in record.summary["videos"]:
             shutil.copyfile(context.inputs[f"evaluate/{record.slug}"] / VIDEOS / name, target / name)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -5,7 +5,6 @@ The same frames give the same bytes: one encoder thread, no time stamps.
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.image_frame import ImageFrame, convert_image
+from data_pipeline.whole_files import written_whole
 from evaluation.thoughts import parts
 
 FRAMES_PER_SECOND = 5
@@ -35,22 +35,21 @@ def write_film(path: Path, frames: Sequence[tuple[np.ndarray, str]], caption: st
 
     frames: images uint8 [R, R, 3] in ImageFrame.GL with the text of the reasoning, "" without one.
     """
-    partial = path.with_name(f"partial-{path.name}")
-    writer = imageio_ffmpeg.write_frames(
-        str(partial),
-        (PICTURE + PANEL, PICTURE),
-        fps=FRAMES_PER_SECOND,
-        codec="libx264",
-        macro_block_size=2,
-        quality=None,  # pyright: ignore[reportArgumentType] - `-crf` decides
-        output_params=_BIT_EXACT,
-        ffmpeg_log_level="error",
-    )
-    writer.send(None)
-    for number, (image, text) in enumerate(frames):
-        writer.send(np.ascontiguousarray(page(image, text, caption, number)))
-    writer.close()
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        writer = imageio_ffmpeg.write_frames(
+            str(partial),
+            (PICTURE + PANEL, PICTURE),
+            fps=FRAMES_PER_SECOND,
+            codec="libx264",
+            macro_block_size=2,
+            quality=None,  # pyright: ignore[reportArgumentType] - `-crf` decides
+            output_params=_BIT_EXACT,
+            ffmpeg_log_level="error",
+        )
+        writer.send(None)
+        for number, (image, text) in enumerate(frames):
+            writer.send(np.ascontiguousarray(page(image, text, caption, number)))
+        writer.close()
 
 
 def page(image: np.ndarray, text: str, caption: str, number: int) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import ConfigError, Subset, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
+from data_pipeline.whole_files import write_text
 from experiment import compose
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
@@ -177,9 +177,7 @@ def _write(folder: Path, subset: Subset, known: Known, output: Path) -> None:
     page, sheet = (output / f"inspect_{subset.value}{suffix}" for suffix in (".html", ".png"))
     with environment_errors():
         output.mkdir(parents=True, exist_ok=True)
-        partial = page.with_name(f"partial-{page.name}")
-        partial.write_text(render_page(inspection, outcomes), encoding="utf-8")
-        os.replace(partial, page)
+        write_text(page, render_page(inspection, outcomes))
         write_sheet(sheet, inspection)
     print(_summary(inspection))
     for finding in (finding for outcome in outcomes for finding in outcome.findings):

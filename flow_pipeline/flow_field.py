@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 
 from data_pipeline.contract import POINT_GRID, EnvironmentProblem, EpisodeId
 from data_pipeline.sidecar import FLOW_COMMAND
+from data_pipeline.whole_files import written_whole
 
 STORED_CELLS = 32
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal flow gives equal bytes
@@ -69,13 +69,14 @@ def inside(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def save_flow(path: Path, episodes: Mapping[EpisodeId, EpisodeFlow], manifest: Mapping[str, Any]) -> None:
     """Write an .npz (numpy reads it) with a manifest, atomically; equal values give equal bytes."""
-    part = path.with_name(path.name + ".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+    with (
+        written_whole(path) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
+    ):
         _add(archive, _MANIFEST, json.dumps(dict(manifest), sort_keys=True, indent=1).encode())
         for episode in sorted(episodes):
             _add(archive, f"{episode}/flow.npy", _npy(episodes[episode].flow))
             _add(archive, f"{episode}/k_effective.npy", _npy(episodes[episode].k_effective))
-    os.replace(part, path)
 
 
 def load_flow(path: Path) -> tuple[dict[EpisodeId, EpisodeFlow], dict[str, Any]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +26,7 @@ from tokenizers import Tokenizer, models, trainers
 
 from configs.schema import ConfigError, check
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
+from data_pipeline.whole_files import write_text
 
 ACTION_TOKENIZER_FILE = "action_tokenizer.json"
 """Beside a tiny base and in every checkpoint."""
@@ -132,9 +132,7 @@ class FastTokenizer:
 
     def save(self, path: Path) -> None:
         """Write `to_json` atomically."""
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, self.to_json())
 
 
 def quantise(chunk: np.ndarray, scale: float) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from configs.schema import PhaseSpec, Subset, build, canonical
 from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.whole_files import write_text
 
 CARD_FILE = "adapter_card.json"
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy")
@@ -44,9 +44,7 @@ def package_versions() -> tuple[tuple[str, str], ...]:
 
 def save_card(folder: Path, card: AdapterCard) -> None:
     """Write adapter_card.json atomically."""
-    temporary = folder / (CARD_FILE + ".tmp")
-    temporary.write_text(json.dumps(canonical(card, key_only=False), indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CARD_FILE)
+    write_text(folder / CARD_FILE, json.dumps(canonical(card, key_only=False), indent=1, sort_keys=True) + "\n")
 
 
 def load_card(folder: Path) -> AdapterCard:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,10 +57,3 @@ def task_info(subset: Subset, task_id: int, resolution: int) -> TaskInfo:
         },
     }
     return TaskInfo(name, instruction(name), found[1], bddl_name, content, arguments)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """A whole file or none."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -31,8 +31,9 @@ from data_pipeline.demo_outcomes import (
 )
 from data_pipeline.hdf5_layout import DemoRecord, write_demo
 from data_pipeline.libero_utils import MAX_STEPS, task_names
-from data_pipeline.sim.demo_files import assemble, hand_positions, write_json
+from data_pipeline.sim.demo_files import assemble, hand_positions
 from data_pipeline.sim.pool import run_jobs
+from data_pipeline.whole_files import write_json
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv

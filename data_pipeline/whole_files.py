@@ -1,0 +1,36 @@
+"""Files that are whole or not there: written under another name beside their own, then renamed.
+
+What is resumed after a crash only needs that much. What must survive a power cut as well is synced where it is
+written: the store, the sidecars, replies that were paid for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def written_whole(path: Path) -> Generator[Path]:
+    """Yields a hidden name beside `path`, with its suffix, to write to; a clean exit renames it onto `path`."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """UTF-8."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Indented, for people; numbers must be finite where other programs read them."""
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
