@@ -30,7 +30,7 @@ from experiment.settings import (
 from experiment.stages import StageNode, make_node, stored_node
 from experiment.store import COPY_BYTES, Store
 from experiment.study import Done, Study, run_study
-from experiment.views import View, markers, replace_file
+from experiment.views import NOTE_FILE, View, markers, read_marker, replace_file
 
 
 def data_for(values: Namespace, *subsets: Subset) -> tuple[Data, Prepared]:
@@ -78,6 +78,8 @@ def regenerate_libero(values: Namespace) -> int:
     check(suite in SUITE_OF.values(), f"--libero_task_suite {suite!r}; allowed: {', '.join(SUITE_OF.values())}")
     subset = parse_subset(suite)
     raw = _raw_folder(Path(values.libero_raw_data_dir).expanduser().absolute(), subset)
+    target = Path(values.libero_target_dir).expanduser().absolute()
+    _check_target(Store(places_of(values).store), raw, target)
     origin = EXPERT if made_by_expert(raw) else OFFICIAL
     if values.image_resolution is None and not _is_set(values, "env.resolution"):
         values.image_resolution = str(REGENERATED_PX)
@@ -90,12 +92,27 @@ def regenerate_libero(values: Namespace) -> int:
     drawn = f"drawing: {env.resolution} px, {env.look.value} look, {env.assets} assets (preset {data.config.preset})"
     prepared = replace(prepared, said=(*prepared.said, drawn))
     note = f'{{"stage":"regenerate","demonstrations":"{origin}"}}'
-    target = Path(values.libero_target_dir).expanduser().absolute()
     done = _run_one(data, prepared, node, [View(node, target, redo=False, note=note)], values)
     if done.code == 0 and not values.dry_run:
         print(table(read_metainfo(target / metainfo_name(subset))))
         print(f"regenerated demonstrations: {target}")
     return done.code
+
+
+def _check_target(store: Store, raw: Path, target: Path) -> None:
+    """Raise ConfigError where publishing would replace the input, or demonstrations that nothing here made."""
+    remedy = "name another --libero_target_dir, e.g. "
+    check(
+        raw.resolve() != target.resolve(),
+        f"--libero_target_dir {target} is the folder that is read, {raw}; {remedy}{raw.with_name(raw.name + '_clean')}",
+    )
+    others = min(target.glob("*.hdf5"), default=None)
+    ours = others is None or (target / NOTE_FILE).is_file() or read_marker(store, target) is not None
+    check(
+        ours,
+        f"--libero_target_dir {target} holds demonstrations that this project did not write ({others}), and what is "
+        f"made of {raw} would replace them; move them away, or {remedy}{target.with_name(target.name + '_clean')}",
+    )
 
 
 def _is_set(values: Namespace, key: str) -> bool:

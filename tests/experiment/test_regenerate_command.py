@@ -52,6 +52,33 @@ def test_settings_that_are_given_win(project):
     assert (config["env"]["resolution"], config["env"]["look"], config["skip_bad"]) == (64, "official", True)
 
 
+@pytest.mark.parametrize("target", ["data/libero_object", "data/../data/libero_object/", "link"])
+def test_the_folder_that_is_read_is_never_written(project, capsys, target):
+    raw = project / "data" / "libero_object"
+    (project / "link").symlink_to(raw)
+    before = {path.name: path.read_bytes() for path in raw.iterdir()}
+    assert regenerate("--libero_target_dir", target) == 2
+    said = capsys.readouterr().err
+    assert "is the folder that is read" in said
+    assert "data/libero_object_clean" in said
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == before
+    assert not built(project, "regenerate")
+
+
+def test_demonstrations_of_others_are_not_replaced(project, capsys):
+    clean = write_synthetic_subset(project / "data" / "clean", Subset.OBJECT, tasks=(0,), demos=1, size=8)
+    (theirs,) = clean.glob("*.hdf5")
+    before = theirs.read_bytes()
+    assert regenerate() == 2
+    said = capsys.readouterr().err
+    assert f"did not write ({theirs})" in said
+    assert f"{project / 'data' / 'libero_object'} would replace them" in said
+    assert theirs.read_bytes() == before
+    theirs.unlink()
+    assert regenerate() == 0
+    assert regenerate("env.resolution=64") == 0, "what was published is replaced"
+
+
 def test_two_resolutions_are_a_contradiction(project, capsys):
     assert regenerate("env.resolution=64", "--image_resolution", "128") == 2
     assert "keep one" in capsys.readouterr().err
