@@ -40,7 +40,7 @@ def recording(demo: int) -> Recording:
         success=True,
         read_frames=partial(frames, path[:-1]),
     )
-    return Recording(episode, ReplayStart(actions, states, states[0], 0, {}, 0, {"simulator": "fake"}))
+    return Recording(episode, ReplayStart(actions, states, states[0], 0, None, {}, 0, {"simulator": "fake"}))
 
 
 def frames(path: np.ndarray, camera: str) -> np.ndarray:
