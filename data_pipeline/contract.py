@@ -167,6 +167,10 @@ class StageFailed(Exception):
     """A stage did its work and there is nothing to hand on. The message says what was tried and what to do (exit 1)."""
 
 
+class SimulationUnstableError(RuntimeError):
+    """The physics met numbers that are not finite and started over: the episode is worth nothing."""
+
+
 @dataclass(frozen=True)
 class StageContext:
     """What a running stage may touch besides its configuration."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_pipeline.contract import CAMERAS
+from data_pipeline.contract import CAMERAS, SimulationUnstableError
 from data_pipeline.hdf5_layout import DemoRecord, copy_demo, write_demo
 from data_pipeline.metainfo import Verdict
 from data_pipeline.raw_loader import ReplayStart, read_replay
@@ -110,7 +110,7 @@ def regenerate_demo(env: LiberoEnv, source: Path, demo: int, target: Path, *, ke
     """Replay one demonstration and write it to `target` (see `write_demo`) unless it is dropped.
 
     Where the source was drawn by this very environment and the replay meets the same states, its images are exact and
-    are copied instead of drawn again.
+    are copied instead of drawn again. Where the physics blows up, the demonstration is dropped.
     """
     start = read_replay(source, demo)
     fingerprint = env.fingerprint()
@@ -128,10 +128,13 @@ def regenerate_demo(env: LiberoEnv, source: Path, demo: int, target: Path, *, ke
     if verdict.dropped:
         return verdict
     may_reuse = not noops.any() and dict(start.fingerprint) == fingerprint
-    seen = replay(env, start, actions, () if may_reuse else CAMERAS)
-    reused = may_reuse and max_deviation(seen.states, start.states) < SAME_STATE
-    if may_reuse and not reused:
-        seen = replay(env, start, actions, CAMERAS)
+    try:
+        seen = replay(env, start, actions, () if may_reuse else CAMERAS)
+        reused = may_reuse and max_deviation(seen.states, start.states) < SAME_STATE
+        if may_reuse and not reused:
+            seen = replay(env, start, actions, CAMERAS)
+    except SimulationUnstableError as problem:
+        return replace(verdict, dropped=str(problem))
     verdict = replace(
         verdict,
         success=seen.success,

@@ -20,7 +20,7 @@ import numpy as np
 
 from configs.schema import EnvConfig
 from configs.slices import DemosSlice
-from data_pipeline.contract import CAMERAS, EpisodeId, StageContext, StageFailed
+from data_pipeline.contract import CAMERAS, EpisodeId, SimulationUnstableError, StageContext, StageFailed
 from data_pipeline.demo_outcomes import (
     MIN_START_DISTANCE_M,
     FailedAttempt,
@@ -195,7 +195,6 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
 
 def play(env: LiberoEnv, rng: np.random.Generator, max_steps: int, recorder: Recorder) -> Attempt:
     """Let the start settle, then let the expert try. Where the physics blows up, the attempt has failed."""
-    from data_pipeline.sim.environment import SimulationUnstableError
     from data_pipeline.sim.expert.expert import Attempt, run_expert
 
     try:

@@ -23,7 +23,7 @@ from robosuite.utils.errors import RandomizationError  # noqa: E402
 
 from configs.schema import EnvConfig, Subset  # noqa: E402
 from data_pipeline import libero_utils  # noqa: E402
-from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem  # noqa: E402
+from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem, SimulationUnstableError  # noqa: E402
 from data_pipeline.sim import assets, rendering  # noqa: E402
 from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
 from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
@@ -36,10 +36,6 @@ _CONTROL_FREQUENCY_HZ = 20
 _PLACEMENT_ATTEMPTS = 20
 _WARNING = mujoco.mjtWarning
 _BLOWN_UP = [_WARNING.mjWARN_BADQPOS.value, _WARNING.mjWARN_BADQVEL.value, _WARNING.mjWARN_BADQACC.value]
-
-
-class SimulationUnstableError(RuntimeError):
-    """MuJoCo met numbers that are not finite and started over: the episode is worth nothing."""
 
 
 class LiberoEnv:

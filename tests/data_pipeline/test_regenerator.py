@@ -14,7 +14,15 @@ import pytest
 
 from configs.schema import ConfigError, EnvConfig, Look, Subset
 from configs.slices import RegenerateSlice
-from data_pipeline.contract import AGENTVIEW, CAMERAS, EnvironmentProblem, EpisodeId, Interrupted, StageContext
+from data_pipeline.contract import (
+    AGENTVIEW,
+    CAMERAS,
+    EnvironmentProblem,
+    EpisodeId,
+    Interrupted,
+    SimulationUnstableError,
+    StageContext,
+)
 from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, DemoRecord, DemoWriter, TaskInfo, write_demo
 from data_pipeline.libero_regenerator import make_libero_env, regenerate
 from data_pipeline.libero_utils import demo_file, task_names
@@ -354,6 +362,26 @@ def test_official_demonstrations_start_from_their_first_state_and_their_own_fixt
     np.testing.assert_array_equal(episode.states, before.states)
     verdict = metainfo(tmp_path / "work")[task_names(Subset.OBJECT)[0]]["demo_2"]
     assert (verdict["images"], verdict["initial_state"][0]) == ("rendered", 3.0)  # after the source's settling
+
+
+def test_where_the_physics_blows_up_one_demonstration_is_dropped(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = FakeEnv.step
+
+    def unstable(env: FakeEnv, action: np.ndarray) -> bool:
+        if env.fixtures["shelf_main"][0] == 5.0:  # the seed of demo_5
+            raise SimulationUnstableError("the simulation became unstable")
+        return step(env, action)
+
+    monkeypatch.setattr(FakeEnv, "step", unstable)
+    run(demos, tmp_path / "work")
+    info = metainfo(tmp_path / "work")[task_names(Subset.OBJECT)[0]]
+    assert {demo: verdict["dropped"] for demo, verdict in info.items()} == {
+        "demo_2": None,
+        "demo_5": "the simulation became unstable",
+        "demo_17": None,
+    }
 
 
 def test_no_survivor_in_a_task_says_so(tmp_path: Path) -> None:

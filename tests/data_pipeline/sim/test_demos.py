@@ -210,7 +210,7 @@ def test_pictures_drawn_from_states_are_those_of_the_episode():
 
 @pytest.mark.sim
 def test_an_attempt_in_which_the_physics_blows_up_has_failed():
-    from data_pipeline.sim.environment import SimulationUnstableError
+    from data_pipeline.contract import SimulationUnstableError
 
     class Env:
         def settle(self, steps):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from configs.schema import EnvConfig, Look, Stepping, Subset
-from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE
-from data_pipeline.sim.environment import NO_OP, LiberoEnv, SimulationUnstableError
+from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE, SimulationUnstableError
+from data_pipeline.sim.environment import NO_OP, LiberoEnv
 
 pytestmark = pytest.mark.sim
 
