@@ -23,7 +23,7 @@ from data_pipeline.metainfo import Verdict, metainfo_name, write_metainfo
 from data_pipeline.raw_loader import Hdf5Source, read_replay, refuse
 from data_pipeline.replay import regenerate_demo
 from data_pipeline.sim.pool import run_jobs
-from data_pipeline.whole_files import write_json
+from data_pipeline.whole_files import is_whole_json, write_json
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -48,7 +48,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether an earlier attempt finished it."""
-        return self.verdict_file.exists()
+        return is_whole_json(self.verdict_file)
 
     def verdict(self) -> Verdict:
         """The verdict on a finished demonstration."""
@@ -96,7 +96,8 @@ def assemble(
 ) -> list[str]:
     """Put finished demonstrations together: one file per task, and the metainfo. Returns their names.
 
-    bad: the reason for each that was skipped. Raises EnvironmentProblem where a task has none left.
+    bad: the reason for each that was skipped. Raises EnvironmentProblem where a task has none left, and forgets that it
+    was replayed: after a repair the same command tries it again.
     """
     outputs, metainfo = [], {}
     for task in source.tasks:
@@ -107,10 +108,12 @@ def assemble(
         kept = [job for job in done if verdicts[job.episode].dropped is None]
         if not kept:
             reasons = sorted({str(v.dropped) for v in verdicts.values()})
+            for job in done:
+                job.verdict_file.unlink()
             raise EnvironmentProblem(
                 f"{source.path(task)}: none of {len(verdicts)} demonstrations survived the replay "
                 f"({'; '.join(reasons)}). The simulator or the assets are not those they were made with; "
-                "check with `nora-ecot doctor`"
+                "check with `nora-ecot doctor`. The same command replays them again"
             )
         target = demo_file(folder, config.subset, task)
         with DemoWriter(target, _at_resolution(info, config.env.resolution)) as writer:

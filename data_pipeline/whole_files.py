@@ -34,3 +34,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Indented, for people; numbers must be finite where other programs read them."""
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def is_whole_json(path: Path) -> bool:
+    """Whether a JSON file is there and can be read: a power cut can leave an empty one, or half of it."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

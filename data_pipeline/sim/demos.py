@@ -33,7 +33,7 @@ from data_pipeline.hdf5_layout import DemoRecord, write_demo
 from data_pipeline.libero_utils import MAX_STEPS, task_names
 from data_pipeline.sim.demo_files import assemble, hand_positions
 from data_pipeline.sim.pool import run_jobs
-from data_pipeline.whole_files import write_json
+from data_pipeline.whole_files import is_whole_json, write_json
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -69,7 +69,7 @@ class DemoJob:
     @property
     def done(self) -> bool:
         """Whether an earlier attempt of the stage finished it."""
-        return self.outcome_file.exists()
+        return is_whole_json(self.outcome_file)
 
     def finished(self) -> Finished:
         """What an earlier or the present attempt of the stage stored."""

@@ -65,8 +65,8 @@ def run_jobs(
     with contextlib.closing(
         _run_in_pool(left, make_worker, workers, name) if parallel else _run_here(left, make_worker)
     ) as done:
-        for job in done:
-            context.report(sum(j.done for j in jobs), len(jobs), name(job))
+        for finished, job in enumerate(done, len(jobs) - len(left) + 1):
+            context.report(finished, len(jobs), name(job))
             context.checkpoint()
 
 

@@ -384,7 +384,7 @@ def test_where_the_physics_blows_up_one_demonstration_is_dropped(
     }
 
 
-def test_no_survivor_in_a_task_says_so(tmp_path: Path) -> None:
+def test_no_survivor_in_a_task_says_so_and_a_repair_is_heeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "demos"
     folder.mkdir()
     env = FakeEnv(Subset.OBJECT, 0, EnvConfig(resolution=64))
@@ -392,6 +392,17 @@ def test_no_survivor_in_a_task_says_so(tmp_path: Path) -> None:
         writer.add(0, record_of(env, moving_actions(5, 0.001), np.zeros(4), seed=0, settle_steps=0))
     with pytest.raises(EnvironmentProblem, match=r"none of 1 demonstrations survived.*not solved"):
         run(folder, tmp_path / "work")
+    monkeypatch.setattr(FakeEnv, "success", lambda env: True)  # the simulator is mended
+    assert run(folder, tmp_path / "work")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"success": tr', b"\xff"])
+def test_a_demonstration_whose_verdict_is_torn_is_replayed_again(demos: Path, tmp_path: Path, torn: bytes) -> None:
+    outputs = run(demos, tmp_path / "work")
+    whole = [(tmp_path / "work" / name).read_bytes() for name in outputs]
+    (tmp_path / "work/parts/03/0002.json").write_bytes(torn)
+    assert run(demos, tmp_path / "work") == outputs
+    assert [(tmp_path / "work" / name).read_bytes() for name in outputs] == whole
 
 
 # ------------------------------------------------------------------ the simulator

@@ -208,6 +208,16 @@ def test_pictures_drawn_from_states_are_those_of_the_episode():
         env.close()
 
 
+def test_a_demonstration_whose_outcome_is_torn_is_not_done(tmp_path):
+    job = demo_jobs(CONFIG, tmp_path)[0]
+    job.part.parent.mkdir()
+    assert not job.done
+    job.outcome_file.write_text('{"outcome": {"st')
+    assert not job.done
+    job.outcome_file.write_text('{"outcome": {}, "seconds": 1.0}')
+    assert job.done
+
+
 @pytest.mark.sim
 def test_an_attempt_in_which_the_physics_blows_up_has_failed():
     from data_pipeline.contract import SimulationUnstableError
