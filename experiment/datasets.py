@@ -30,7 +30,7 @@ from experiment.settings import (
 from experiment.stages import StageNode, make_node, stored_node
 from experiment.store import COPY_BYTES, Store
 from experiment.study import Done, Study, run_study
-from experiment.views import NOTE_FILE, View, markers, read_marker, replace_file
+from experiment.views import NOTE_FILE, View, ViewState, read_marker, replace_file, state
 
 
 def data_for(values: Namespace, *subsets: Subset) -> tuple[Data, Prepared]:
@@ -51,8 +51,8 @@ def _run_one(data: Data, prepared: Prepared, node: StageNode, views: Sequence[Vi
 
 def generate_demos(values: Namespace) -> int:
     """Expert demonstrations of one subset, published in `<data_dir>/libero_<subset>_expert`."""
-    values.overrides = [*values.overrides, f"data.source={EXPERT}"]
     subset = required_subset(values)
+    _only_source(values, EXPERT, "generate_demos makes the scripted expert's demonstrations")
     data, prepared = data_for(values, subset)
     view = demos_view(data.places, data.demos(subset), subset)
     done = _run_one(data, prepared, view.node, [view], values)
@@ -83,7 +83,7 @@ def regenerate_libero(values: Namespace) -> int:
     origin = EXPERT if made_by_expert(raw) else OFFICIAL
     if values.image_resolution is None and not _is_set(values, "env.resolution"):
         values.image_resolution = str(REGENERATED_PX)
-    values.overrides = [*values.overrides, f"data.source={EXPERT}"]  # so that nothing else is looked for
+    _only_source(values, origin, f"--libero_raw_data_dir says what is replayed, and {raw} is {origin}")
     data, prepared = data_for(values, subset)
     chosen = _is_set(values, "data.tasks")
     demos = None if chosen else _stored_demos(data, raw)
@@ -115,6 +115,13 @@ def _check_target(store: Store, raw: Path, target: Path) -> None:
     )
 
 
+def _only_source(values: Namespace, allowed: str, why: str) -> None:
+    """Raise ConfigError where `data.source` says another; then set the expert, so that nothing else is looked for."""
+    given = dict(compose.override_value(text) for text in values.overrides).get("data.source", "auto")
+    check(given in ("auto", allowed), f"data.source={given} contradicts this command: {why}; leave data.source out")
+    values.overrides = [*values.overrides, f"data.source={EXPERT}"]
+
+
 def _is_set(values: Namespace, key: str) -> bool:
     return any(override.startswith((f"{key}=", f"{key}.")) for override in values.overrides)
 
@@ -136,12 +143,14 @@ def replace_input(node: StageNode, name: str, new: StageNode) -> StageNode:
 
 
 def _stored_demos(data: Data, raw: Path) -> StageNode | None:
-    """The stage whose published output a folder is, so that the store's own entry is used."""
+    """The stage whose published output a folder still is, so that the store's own entry is used."""
     store = Store(data.places.store)
-    for folder, marker in markers(store):
-        if folder == raw.resolve() and store.whole(marker.stage, marker.key) is not None:
-            return stored_node(marker.stage, marker.slug, marker.key)
-    return None
+    marker = read_marker(store, raw)
+    manifest = store.whole(marker.stage, marker.key) if marker else None
+    if marker is None or manifest is None:
+        return None
+    node = stored_node(marker.stage, marker.slug, marker.key)
+    return node if state(store, View(node, raw), manifest) is ViewState.CURRENT else None
 
 
 def _raw_folder(wanted: Path, subset: Subset) -> Path:

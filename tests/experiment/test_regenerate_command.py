@@ -110,6 +110,27 @@ def test_expert_demonstrations_of_another_output_folder_are_taken_as_they_are(pr
     assert json.loads((project / "data/clean/.nora_ecot.json").read_text())["demonstrations"] == "expert"
 
 
+def test_a_published_folder_that_somebody_changed_is_read_as_it_is(project):
+    assert main("generate_demos", ["--subset", "object"]) == 0
+    folder = project / "data" / "libero_object_expert"
+    argv = COMMAND.replace("data/libero_object ", "data/libero_object_expert ").split()
+    assert main("regenerate_libero", argv) == 0
+    assert not built(project, "official"), "as published: the store's own entry"
+    for path in folder.glob("*.hdf5"):
+        path.unlink()
+    write_synthetic_subset(folder, Subset.OBJECT, tasks=(1,), demos=1, size=8)
+    assert main("regenerate_libero", argv) == 0
+    assert [config["tasks"] for config in built(project, "official")] == [[1]]
+
+
+def test_another_source_than_the_one_used_is_a_contradiction(project, capsys):
+    assert main("generate_demos", ["--subset", "object", "data.source=official"]) == 2
+    assert "data.source=official contradicts this command: generate_demos makes" in capsys.readouterr().err
+    assert regenerate("data.source=expert") == 2
+    assert "libero_object is official; leave data.source out" in capsys.readouterr().err
+    assert regenerate("data.source=official", "--dry-run") == 0
+
+
 def test_files_of_any_name_and_the_folder_libero_10_are_found(project, capsys):
     raw = project / "data" / "libero_10"
     write_synthetic_subset(raw, Subset.LONG, tasks=(5, 6), demos=1, size=8)
