@@ -84,10 +84,18 @@ class TurnedFrame(ActionStatistics):
 class LowThreshold(ActionStatistics):
     """Decides the gripper at a value that a smoothed closing still exceeds."""
 
+    threshold = 0.01
+
     def unnormalize(self, actions: np.ndarray) -> np.ndarray:
         out = super().unnormalize(actions)
-        out[..., 6] = np.where(actions[..., 6] >= 0.01, -1, 1)
+        out[..., 6] = np.where(actions[..., 6] > self.threshold, -1, 1)
         return out
+
+
+class ZeroThreshold(LowThreshold):
+    """Decides the gripper by its sign, as if closed were -1."""
+
+    threshold = 0.0
 
 
 def planted(kind: type[ActionStatistics], good: Interface) -> Interface:

@@ -10,7 +10,7 @@ import pytest
 
 from configs.schema import EvalConfig
 from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.contract import ACTION_DIM
+from data_pipeline.contract import ACTION_DIM, Episode
 from evaluation.episodes import Protocol, make_protocol
 from evaluation.interface import Interface
 from evaluation.oracle import Examination, Recording, examine
@@ -20,6 +20,7 @@ from evaluation.oracle_path import ActionPath, action_faults, check_possible, me
 from evaluation.simulators import SimulatorPool
 from tests.evaluation import oracle_fakes as fakes
 from tests.evaluation import oracle_world as world
+from tests.helpers.synthetic import smooth_actions
 from tests.helpers.tiny_adapter import BASELINE, HORIZON, fitted_actions, write_tiny_adapter
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, UndecodableAction
@@ -102,7 +103,32 @@ def test_gripper_decided_at_the_wrong_value() -> None:
     fault = gripper_fault(measure(episodes, ActionPath(coarse, fakes.planted(fakes.LowThreshold, coarse)), 8).pairs)
     assert fault is not None
     assert fault.part is Part.GRIPPER
-    assert "100% of these are deployed open): is it decided at 0.5" in fault.says
+    assert "100% of these steps are deployed open): is it decided at 0.5" in fault.says
+
+
+def grasping(demo: int, steps: int = 300) -> Episode:
+    """A long episode that closes once and opens once, anywhere in a chunk."""
+    rng = np.random.default_rng(demo)
+    actions = smooth_actions(rng, steps)
+    close, open_again = sorted(rng.choice(np.arange(20, steps - 20), 2, replace=False))
+    actions[:, 6] = -1
+    actions[close:open_again, 6] = 1
+    return replace(CHOSEN[0].episode, actions=actions.astype(np.float32))
+
+
+@pytest.mark.parametrize("scale", [5.0, 10.0])
+@pytest.mark.parametrize(("horizon", "execute"), [(8, 8), (8, 4), (5, 5), (5, 4)])
+def test_gripper_decided_at_zero_is_seen_in_long_episodes(horizon: int, execute: int, scale: float) -> None:
+    tokenizer = action_tokenizer.fit([np.zeros((horizon, 7))], horizon, scale, 512)
+    right = replace(GOOD, tokenizer=tokenizer)
+    episodes = [grasping(demo) for demo in range(6)]
+    assert gripper_fault(measure(episodes, ActionPath(right, right), execute).pairs) is None
+    pairs = measure(episodes, ActionPath(right, fakes.planted(fakes.ZeroThreshold, right)), execute).pairs
+    assert np.mean(pairs.recorded[:, 6] != pairs.deployed[:, 6]) < 0.02  # few of all steps
+    fault = gripper_fault(pairs)
+    assert fault is not None
+    assert fault.part is Part.GRIPPER
+    assert "of 1800, in 12 openings and closings; 100% of these steps are deployed open" in fault.says
 
 
 def test_a_simulator_whose_gripper_is_inverted_fails_the_raw_replay() -> None:
@@ -236,6 +262,10 @@ def test_turned_frames(turn, name) -> None:
     assert fault is not None
     assert fault.part is Part.FRAME
     assert name in fault.says
+
+
+def test_no_picture_is_no_other_picture() -> None:
+    assert frame_fault([], []) is None
 
 
 def test_environments_are_told_apart() -> None:
