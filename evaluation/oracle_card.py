@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.image_frame import ImageFrame
+from evaluation.episodes import Protocol
 from evaluation.interface import Interface
 from evaluation.oracle_faults import Fault, Part
 from training import action_tokenizer
@@ -43,13 +44,15 @@ def card_faults(card: AdapterCard, deployed: Interface, taught: Interface) -> li
     return found
 
 
-def length_faults(deployed: Interface, horizon: int, execute: int) -> list[Fault]:
-    """Chunks of another length than the run's action.horizon, or shorter than its action.execute."""
+def length_faults(deployed: Interface, horizon: int, protocol: Protocol) -> list[Fault]:
+    """Chunks of another length than the run's action.horizon, or shorter than what the protocol executes of them."""
     spelled, found = deployed.tokenizer.horizon, list[Fault]()
     if horizon != spelled:
         says = f"action.horizon={horizon}, but the deployed tokenizer spells chunks of {spelled} steps"
         found.append(Fault(Part.CHUNK_LENGTH, says))
-    if execute > spelled:
-        says = f"the protocol executes {execute} steps of chunks of {spelled}; allowed for action.execute: at most"
-        found.append(Fault(Part.CHUNK_LENGTH, f"{says} {spelled}"))
+    if protocol.execute > spelled:
+        says = f"the protocol {protocol.name} executes {protocol.execute} steps of chunks of {spelled}"
+        fixed = f"it always does; use eval.protocol=standard, or action.horizon={protocol.execute} at least"
+        asked = f"allowed for action.execute: at most {spelled}"
+        found.append(Fault(Part.CHUNK_LENGTH, f"{says}; {fixed if protocol.name == 'nora' else asked}"))
     return found

@@ -151,14 +151,16 @@ def _sides(
     values: Namespace, config: ExperimentConfig, found: Sequence[Demonstrations], subset: Subset
 ) -> tuple[ActionPath, list[Fault]]:
     """Both sides, and what is wrong already with the deployed one's files."""
+    from evaluation.episodes import make_protocol
     from evaluation.interface import Interface
     from evaluation.oracle_card import card_faults, length_faults, load_interface
     from evaluation.oracle_path import ActionPath
 
     own, size = next(d.statistics for d in found if d.subset is subset), config.model.image_size
+    horizon, protocol = config.action.horizon, make_protocol(config.eval, config.action.execute, MAX_STEPS[subset])
     if not values.adapter:
         taught = Interface(_tokenizer(config, found, subset), own, size)
-        return ActionPath(taught, taught), length_faults(taught, config.action.horizon, config.action.execute)
+        return ActionPath(taught, taught), length_faults(taught, horizon, protocol)
     deployed, card = load_interface(Path(values.adapter))
     check(card.subset is subset, f"--subset {subset}, but {values.adapter} was trained on {card.subset}")
     used = deployed.tokenizer
@@ -166,7 +168,7 @@ def _sides(
         used = _base_tokenizer(values, card.action_tokenizer) or _tokenizer(config, found, subset)
     taught = Interface(used, own, size)
     faults = card_faults(card, deployed, taught)
-    return ActionPath(taught, deployed), faults + length_faults(deployed, config.action.horizon, config.action.execute)
+    return ActionPath(taught, deployed), faults + length_faults(deployed, horizon, protocol)
 
 
 def _tokenizer(config: ExperimentConfig, found: Sequence[Demonstrations], subset: Subset) -> FastTokenizer:

@@ -290,7 +290,7 @@ def faults_of(checkpoint: Path, taught: Interface | None = None) -> list[Fault]:
 
 def test_a_whole_checkpoint_has_no_fault(checkpoint: Path) -> None:
     assert faults_of(checkpoint) == []
-    assert length_faults(load_interface(checkpoint)[0], HORIZON, 4) == []
+    assert length_faults(load_interface(checkpoint)[0], HORIZON, protocol(4)) == []
 
 
 def test_wrong_tokenizer_and_chunk_length_beside_the_weights(checkpoint: Path) -> None:
@@ -301,9 +301,9 @@ def test_wrong_tokenizer_and_chunk_length_beside_the_weights(checkpoint: Path) -
     fitted_actions(horizon=5).save(checkpoint / ACTION_TOKENIZER_FILE)
     assert [f.part for f in faults_of(checkpoint)] == [Part.TOKENIZER, Part.CHUNK_LENGTH]
     deployed, _ = load_interface(checkpoint)
-    assert [f.says for f in length_faults(deployed, 8, 8)] == [
+    assert [f.says for f in length_faults(deployed, 8, protocol(8))] == [
         "action.horizon=8, but the deployed tokenizer spells chunks of 5 steps",
-        "the protocol executes 8 steps of chunks of 5; allowed for action.execute: at most 5",
+        "the protocol standard executes 8 steps of chunks of 5; allowed for action.execute: at most 5",
     ]
 
 

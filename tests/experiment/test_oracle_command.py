@@ -97,6 +97,14 @@ def test_a_wrong_chunk_length_needs_no_simulator(project: Path, capsys: pytest.C
     assert "FAULT object, chunk length: action.horizon=5, but the deployed tokenizer spells chunks of 8 steps" in said
 
 
+def test_noras_protocol_needs_chunks_of_five(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_synthetic_subset(project / "demos", Subset.OBJECT)
+    words = ("preset=tiny", "action.horizon=4", "action.execute=4", "eval.protocol=nora", "env.assets=builtin")
+    assert oracle("--data", "demos", *words) == 1
+    said = capsys.readouterr().out
+    assert "FAULT object, chunk length: the protocol nora executes 5 steps of chunks of 4; it always does; use" in said
+
+
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two demonstrations of turning on the stove."""
