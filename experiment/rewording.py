@@ -24,7 +24,7 @@ def secret_of(values: Namespace, config: AnnotatorConfig) -> Secret:
     """The key by flag, else by environment where the language model is asked for; never for the rules."""
     if config.kind == "rules":
         return Secret(config.api_key_env)
-    return Secret(config.api_key_env, values.api_key or os.environ.get(config.api_key_env, ""))
+    return Secret(config.api_key_env, getattr(values, "api_key", "") or os.environ.get(config.api_key_env, ""))
 
 
 def permission(values: Namespace, config: ExperimentConfig) -> str:

@@ -15,7 +15,7 @@ from data_pipeline.libero_utils import parse_subset
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
-from experiment.resolve import Resolved, device_names, needed_subsets, resolve, resolve_preset
+from experiment.resolve import EXPERT, Resolved, device_names, needed_subsets, resolve, resolve_preset
 from experiment.rewording import permission, secret_of
 from experiment.study import Choice, usable_cores
 from experiment.survey import flatten
@@ -42,7 +42,8 @@ FLAG_KEYS = {
 """Flags that are another spelling of a configuration key."""
 
 _ANNOTATOR = re.compile(r"^annotator=")  # annotator=llm
-_NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase")
+_NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase", "data.skip_bad")
+"""Settings, with all that is under them, that leave the names of a study's folders as they are."""
 
 
 def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
@@ -51,7 +52,7 @@ def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
     given = dict(compose.override_value(text) for text in typed)
     overrides = [text for text in typed if not text.startswith("preset=")]
     flags = _flag_values(values)
-    if values.api_key:
+    if getattr(values, "api_key", ""):
         flags["annotator.kind"] = "llm"
     mode = getattr(values, "mode", None)
     if mode:
@@ -100,7 +101,7 @@ def _same(a: Any, b: Any) -> bool:
 
 def places_of(values: Namespace) -> Places:
     """Absolute folders of a run."""
-    return Places(Path(values.output_dir).expanduser().absolute(), Path(values.data_dir).expanduser().absolute())
+    return Places(Path(values.output_dir).absolute(), Path(values.data_dir).absolute())
 
 
 def data_workers(values: Namespace, config: ExperimentConfig, subsets: int) -> int:
@@ -131,7 +132,7 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
         cores=config.executor.cores,
         retries=config.executor.retries,
         devices=() if config.trainer.device == "cpu" else device_names(),
-        command=typed_command() + (" --llm-api-key ..." if values.api_key else ""),
+        command=typed_command() + (" --llm-api-key ..." if getattr(values, "api_key", "") else ""),
         secret=secret_of(values, config.annotator),
     )
 
@@ -158,6 +159,11 @@ def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Se
     wanted = needed_subsets(config, subsets)
     places = places_of(values)
     resolved = resolve(config, wanted, places.data_dir)
+    check(
+        not config.data.skip_bad or any(source.kind != EXPERT for source in resolved.sources.values()),
+        "data.skip_bad (--skip-bad) leaves out bad files of official data, and every demonstration here is the scripted "
+        "expert's; leave it out",
+    )
     changed = bool(overrides or extra)
     plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
     name = getattr(values, "name", "") or variant(resolved.config, _like(resolved.config, plain))
@@ -180,7 +186,8 @@ def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig
 def variant(config: ExperimentConfig, plain: ExperimentConfig) -> str:
     """Names what differs from the phase's and preset's own settings and can change an adapter: `prob0.3+rank8`."""
     old, new = flatten(canonical(plain)), flatten(canonical(config))
-    changed = [key for key in new if new[key] != old.get(key) and key.partition(".")[0] not in _NOT_IN_VARIANT]
+    apart = tuple(f"{name}." for name in _NOT_IN_VARIANT)
+    changed = [key for key in new if new[key] != old.get(key) and not f"{key}.".startswith(apart)]
     return "+".join(f"{key.rpartition('.')[2]}{_short(new[key])}" for key in sorted(changed))
 
 

@@ -170,6 +170,19 @@ def test_a_bad_file_ends_the_command_and_leaves_nothing(project, capfd, monkeypa
     assert not built(project, "regenerate")
 
 
+def test_skipping_leaves_the_names_of_folders_as_they_are(project):
+    write_synthetic_subset(project / "data" / "libero_object", Subset.OBJECT, tasks=(3,), demos=1, size=8)
+    argv = "--phase baseline --subset object --skip-bad --only train"
+    assert main("run_experiment", argv.split()) == 0
+    assert [path.name for path in (project / "outputs").iterdir() if path.name.startswith("baseline")] == ["baseline"]
+
+
+def test_skipping_of_the_expert_s_demonstrations_is_refused(project, capsys):
+    argv = ["--phase", "baseline", "--subset", "object", "--skip-bad", "data.source=expert", "--dry-run"]
+    assert main("run_experiment", argv) == 2
+    assert "every demonstration here is the scripted expert's" in capsys.readouterr().err
+
+
 def test_skipping_where_nothing_is_replayed_is_refused(project, capsys):
     (project / "data" / "libero_object").rename(project / "data" / "libero_object_clean")
     assert main("run_experiment", ["--phase", "baseline", "--subset", "object", "--skip-bad"]) == 2
