@@ -31,6 +31,10 @@ def inspect(values: Namespace) -> int:
     """Write inspect_<subset>.html and .png. The study's data stages are brought up to date first, statistics last."""
     check(not (values.subset and values.all_subsets), "give --subset NAME or --all-subsets, not both")
     check(not (values.data and values.all_subsets), "--data is a folder of one subset; leave --all-subsets out")
+    check(
+        not (values.data and values.dry_run),
+        "--dry-run says which stages would run, and with --data FOLDER none does; leave one of them out",
+    )
     if values.data:
         return _inspect_given(values, Path(values.data))
     check(bool(values.subset) or values.all_subsets, "give --subset NAME, --all-subsets or --data FOLDER")

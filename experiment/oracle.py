@@ -59,8 +59,11 @@ def main(argv: Sequence[str]) -> int:
     )
     oracle_flags(parser)
     values = parser.parse(argv)
-    values.api_key = ""  # nothing here is paid for
     in_range("--demos", values.demos, 1)
+    check(
+        not (values.data and values.dry_run),
+        "--dry-run says which data stages would run, and with --data FOLDER none does; leave one of them out",
+    )
     asked = (parse_subset(values.subset),) if values.subset else ()
     if values.data:
         config, found = _given(values, Path(values.data))
