@@ -77,8 +77,8 @@ def regenerate_libero(values: Namespace) -> int:
     suite = values.libero_task_suite
     check(suite in SUITE_OF.values(), f"--libero_task_suite {suite!r}; allowed: {', '.join(SUITE_OF.values())}")
     subset = parse_subset(suite)
-    raw = _raw_folder(Path(values.libero_raw_data_dir).expanduser().absolute(), subset)
-    target = Path(values.libero_target_dir).expanduser().absolute()
+    raw = _raw_folder(Path(values.libero_raw_data_dir).absolute(), subset)
+    target = Path(values.libero_target_dir).absolute()
     _check_target(Store(places_of(values).store), raw, target)
     origin = EXPERT if made_by_expert(raw) else OFFICIAL
     if values.image_resolution is None and not _is_set(values, "env.resolution"):

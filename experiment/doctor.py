@@ -60,9 +60,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--verify", action="store_true", help="read every stored file and compare its digest")
     parser.add_argument("--oracle", action="store_true", help="recorded actions through the deployed path, simulated")
     values = parser.parse_args(list(argv))
-    checks = [python(), *packages(), frame(), assets(), disk(values.output_dir), cuda()]
+    checks = [python(), *packages(), frame(), assets(), disk(values.output_dir.expanduser()), cuda()]
     if values.verify:
-        checks.append(verify(Store(values.output_dir / ".store")))
+        checks.append(verify(Store(values.output_dir.expanduser() / ".store")))
     print("\n".join(check.line() for check in checks))
     return EXIT_ENVIRONMENT if any(check.fatal and not check.good for check in checks) else 0
 

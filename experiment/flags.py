@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Flags and overrides in any order. Raises ConfigError for what is neither."""
+        """Flags and overrides in any order, `~` expanded in flags. Raises ConfigError for what is neither."""
         values, unknown = self.parse_known_intermixed_args(list(argv))
         if unknown:
             flags = [option for action in self._actions for option in action.option_strings]
@@ -35,6 +36,9 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(
                 f"unknown flag {unknown[0]}; did you mean {near[0]}?" if near else f"unknown flag {unknown[0]}"
             )
+        for flag, text in vars(values).items():
+            if isinstance(text, str) and text.startswith("~"):  # the shell does so in `--data ~/x`, not in `--data=~/x`
+                setattr(values, flag, os.path.expanduser(text))
         return values
 
 

@@ -34,6 +34,24 @@ def test_a_folder(project, capsys):
     assert "clipped</text>" in page
 
 
+def test_a_folder_and_a_dry_run_contradict(project, capsys):
+    write_synthetic_subset(project / "demos", Subset.GOAL, tasks=(0,), demos=1)
+    assert inspect("--data", "demos", "--dry-run") == 2
+    assert "with --data FOLDER none does" in capsys.readouterr().err
+    assert main("doctor", ["--oracle", "--data", "demos", "--dry-run"]) == 2
+    assert "with --data FOLDER none does" in capsys.readouterr().err
+    assert not (project / "outputs").exists()
+
+
+def test_a_tilde_is_the_home_folder(project, monkeypatch):
+    home = project / "home"
+    monkeypatch.setenv("HOME", str(home))
+    write_synthetic_subset(home / "demos", Subset.GOAL, tasks=(0,))
+    assert inspect("--data=~/demos", "--output=~/seen") == 0
+    assert (home / "seen" / "inspect_goal.html").is_file()
+    assert not (project / "~").exists()
+
+
 def test_data_without_motion_are_shown_with_a_warning(project, capsys):
     write_synthetic_subset(project / "demos", Subset.GOAL, tasks=(3,))
     for path in (project / "demos").iterdir():
