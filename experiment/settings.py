@@ -161,8 +161,8 @@ def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Se
     resolved = resolve(config, wanted, places.data_dir)
     check(
         not config.data.skip_bad or any(source.kind != EXPERT for source in resolved.sources.values()),
-        "data.skip_bad (--skip-bad) leaves out bad files of official data, and every demonstration here is the scripted "
-        "expert's; leave it out",
+        "data.skip_bad (--skip-bad) acts on official files, and every demonstration here is the scripted expert's; "
+        "leave it out",
     )
     changed = bool(overrides or extra)
     plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
