@@ -34,13 +34,18 @@ def main(argv: Sequence[str]) -> int:
     parser.flag("subset", help="spatial, object, goal, long; default: all four")
     parser.flag("assets", action="store_true", help="the official assets (meshes, textures) instead of demonstrations")
     parser.flag("use-hub", action="store_true", help="fetch from the Hugging Face hub; resumes, skips what is here")
-    parser.flag("data_dir", default="./data", help="demonstrations go to <data_dir>/libero_<suite>/")
+    parser.flag("data_dir", help="demonstrations go to <data_dir>/libero_<suite>/; default: ./data")
     values = parser.parse(argv)
     check(not (values.assets and values.subset), "--assets are the same for every subset: leave --subset out")
-    data_dir = Path(values.data_dir)
+    check(
+        not (values.assets and values.data_dir),
+        f"--assets go to {DOWNLOAD_FOLDER}, not to --data_dir {values.data_dir}; leave it out. "
+        f"{ASSETS_VARIABLE} names a set elsewhere",
+    )
+    data_dir = Path(values.data_dir or "./data")
     if values.assets:
         print(_about_assets())
-        if values.use_hub:
+        if values.use_hub and find_official() is None:
             fetch(HUB_REPOSITORY, None, Path(DOWNLOAD_FOLDER).expanduser())
         print(f"found: {find_official() or 'no complete set on this machine'}")
         return 0

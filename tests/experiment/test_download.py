@@ -87,9 +87,11 @@ def serving(root, forbidden=""):
 
 def download(endpoint, data_dir, *more):
     """The command in a process of its own: the hub's library reads its address when it is imported."""
-    command = [sys.executable, "-m", "experiment.cli", "download", "--use-hub", "--data_dir", str(data_dir), *more]
+    place = [] if "--assets" in more else ["--data_dir", str(data_dir)]
+    command = [sys.executable, "-m", "experiment.cli", "download", "--use-hub", *place, *more]
     environment = {
         **os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(data_dir.parent / "hub"), "NO_PROXY": "127.0.0.1",
+        "HOME": str(data_dir.parent), "LIBERO_ASSETS_PATH": "",
     }  # fmt: skip
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
@@ -169,7 +171,16 @@ def test_a_damaged_file_is_named(tmp_path, capsys):
     assert "task1.hdf5: it is a web page" in capsys.readouterr().err
 
 
+def test_a_complete_set_of_assets_is_not_fetched_again(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("experiment.download.find_official", lambda: tmp_path)
+    monkeypatch.setattr("experiment.download.fetch", lambda *wanted: pytest.fail(f"fetched {wanted}"))
+    assert main("download", ["--assets", "--use-hub"]) == 0
+    assert f"found: {tmp_path}" in capsys.readouterr().out
+
+
 def test_flags_that_contradict(capsys):
     assert main("download", ["--assets", "--subset", "goal"]) == 2
+    assert main("download", ["--assets", "--data_dir", "elsewhere"]) == 2
+    assert "LIBERO_ASSETS_PATH names a set elsewhere" in capsys.readouterr().err
     assert main("download", ["--subset", "gaol"]) == 2
     assert "did you mean 'goal'?" in capsys.readouterr().err
