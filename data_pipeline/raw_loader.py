@@ -113,6 +113,8 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
         actions = read_actions(group)
         states = read_numbers(group, "states", steps=len(actions))
         ours = "settle_steps" in group.attrs
+        if ours and "init_state" not in group.attrs:
+            raise ConfigError(f"{_where(group)}: attribute init_state is missing, and settle_steps is there")
         return ReplayStart(
             actions=actions,
             states=states,

@@ -252,6 +252,16 @@ def test_an_empty_demonstration_is_named(folder: Path) -> None:
         Hdf5Source(folder, Subset.OBJECT).open(EpisodeId(Subset.OBJECT, 0, 9))
 
 
+def test_a_start_without_its_state_is_named(folder: Path) -> None:
+    path = demo_file(folder, Subset.OBJECT, 0)
+    demo = list_demos(path)[0]
+    with h5py.File(path, "r+") as file:
+        file[f"data/demo_{demo}"].attrs["settle_steps"] = 10
+        del file[f"data/demo_{demo}"].attrs["init_state"]
+    with pytest.raises(ConfigError, match=f"{path}: /data/demo_{demo}: attribute init_state is missing"):
+        read_replay(path, demo)
+
+
 def test_a_model_that_is_no_xml_is_named(tmp_path: Path, record: DemoRecord) -> None:
     path = demo_file(tmp_path, Subset.OBJECT, 0)
     official_file(path, record, "<mujoco><worldbody>")
