@@ -113,8 +113,8 @@ def parse_subset(text: str) -> Subset:
     if name in names:
         return Subset(name)
     near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"subset {text!r} is unknown{hint} Allowed: {', '.join(names)} (or libero_<name>, libero_10)")
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ConfigError(f"subset {text!r} is unknown{hint}; allowed: {', '.join(names)} (or libero_<name>, libero_10)")
 
 
 def task_names(subset: Subset) -> tuple[str, ...]:

@@ -43,6 +43,8 @@ def run(command: str, argv: Sequence[str], phase: str = "", api_key: str = "") -
     FLAGS[command](parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of configs/, see configs/schema.py")
     values = parser.parse(argv)
+    for word in values.overrides:
+        compose.override_value(word)  # a stray word is named before anything that is missing
     values.api_key = api_key
     if phase:
         values.phase = phase

@@ -27,6 +27,8 @@ def test_every_suite_is_known_by_its_own_name(subset: Subset) -> None:
 def test_a_misspelt_subset_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'spatial'"):
         libero_utils.parse_subset("libero_spatail")
+    with pytest.raises(ConfigError, match="subset 'all' is unknown; allowed: spatial, object"):
+        libero_utils.parse_subset("all")
 
 
 @pytest.mark.parametrize("subset", list(Subset))

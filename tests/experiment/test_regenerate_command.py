@@ -79,6 +79,17 @@ def test_demonstrations_of_others_are_not_replaced(project, capsys):
     assert regenerate("env.resolution=64") == 0, "what was published is replaced"
 
 
+def test_a_suite_by_its_subset_s_name_and_a_misspelt_one(project, capsys):
+    assert regenerate("--libero_task_suite", "object", "--dry-run") == 0
+    assert regenerate("--libero_task_suite", "libero_objcet") == 2
+    assert "'libero_objcet' is unknown (did you mean 'object'?); allowed: spatial" in capsys.readouterr().err
+
+
+def test_a_stray_word_is_named(project, capsys):
+    assert main("generate_demos", ["object"]) == 2
+    assert "'object' is neither a flag nor an override" in capsys.readouterr().err
+
+
 def test_two_resolutions_are_a_contradiction(project, capsys):
     assert regenerate("env.resolution=64", "--image_resolution", "128") == 2
     assert "keep one" in capsys.readouterr().err
