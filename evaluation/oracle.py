@@ -114,16 +114,19 @@ def roll_out(
         return {result.key: result for result in ledger.results()}
 
 
-def successes(results: Mapping[EpisodeKey, EpisodeResult]) -> set[EpisodeKey]:
-    """Which episodes ended well."""
-    return {key for key, result in results.items() if result.outcome is Outcome.SUCCESS}
+Results = Mapping[EpisodeKey, EpisodeResult]
+
+
+def ended(chosen: Sequence[Recording], results: Results, outcome: Outcome) -> list[Recording]:
+    """The recordings that were replayed and ended so."""
+    return [r for r in chosen if r.key in results and results[r.key].outcome is outcome]
 
 
 @dataclass(frozen=True)
 class Raw:
     """Recordings replayed as they are."""
 
-    succeeded: frozenset[EpisodeKey]
+    results: Results
     trained: tuple[np.ndarray, ...]  # first frames as training sees them, uint8 [S, S, 3]
     deployed: tuple[np.ndarray, ...]  # the same as the deployed policy sees them
 
@@ -134,18 +137,15 @@ def replay_raw(chosen: Sequence[Recording], path: ActionPath, protocol: Protocol
     results = roll_out(chosen, policy, protocol, pool)
     shown = [r for r in chosen if r.key in policy.first_images]  # an episode that broke showed nothing
     return Raw(
-        frozenset(successes(results)),
+        results,
         tuple(path.taught.see(r.episode.frames(AGENTVIEW)[0]) for r in shown),
         tuple(path.deployed.see(policy.first_images[r.key]) for r in shown),
     )
 
 
-def replay_deployed(
-    chosen: Sequence[Recording], path: ActionPath, protocol: Protocol, pool: SimulatorPool
-) -> frozenset[EpisodeKey]:
-    """Which recordings succeed through the path. Raises UndecodableAction where `measure` found one."""
-    policy = OraclePolicy({r.key: r.episode.actions for r in chosen}, path)
-    return frozenset(successes(roll_out(chosen, policy, protocol, pool)))
+def replay_deployed(chosen: Sequence[Recording], path: ActionPath, protocol: Protocol, pool: SimulatorPool) -> Results:
+    """The recordings through the path. Raises UndecodableAction where `measure` found one."""
+    return roll_out(chosen, OraclePolicy({r.key: r.episode.actions for r in chosen}, path), protocol, pool)
 
 
 # ------------------------------------------------------------------ all of it
@@ -162,16 +162,22 @@ class Row:
     raw: int  # succeed as recorded
     lost: tuple[EpisodeId, ...]  # of these, fail through the path
     fidelity: Fidelity
+    errors: int = 0  # of these, the simulator broke on through the path: neither passed nor lost
+
+    @property
+    def judged(self) -> int:
+        """Succeed as recorded, and the simulator held through the path too."""
+        return self.raw - self.errors
 
     @property
     def passed(self) -> int:
         """Succeed as recorded and through the path."""
-        return self.raw - len(self.lost)
+        return self.judged - len(self.lost)
 
     @property
     def rate(self) -> float:
-        """Share of the raw successes that survive; 0 where nothing succeeds raw."""
-        return self.passed / self.raw if self.raw else 0.0
+        """Share of the raw successes that survive; 0 where there is none to judge by."""
+        return self.passed / self.judged if self.judged else 0.0
 
     @property
     def good(self) -> bool:
@@ -211,20 +217,37 @@ def examine(
         recorded_gripper_fault([r.episode.actions for r in chosen], [r.episode.proprio[:, 6:] for r in chosen]),
         *{f.part: f for fidelity in fidelities for f in action_faults(fidelity, path, others)}.values(),
         frame_fault(raw.trained, raw.deployed, drawn),
-        _raw_fault(chosen, raw, drawn),
+        _raw_fault(chosen, raw.results, drawn),
+        _error_fault(chosen, raw.results, "as recorded"),
     ]
+    runs = ended(chosen, raw.results, Outcome.SUCCESS)
     rows: list[Row] = []
     for protocol, fidelity in zip(protocols, fidelities, strict=True):
-        runs = [r for r in chosen if r.key in raw.succeeded]
-        passed = replay_deployed(runs, path, protocol, pool) if runs and not fidelity.undecodable else frozenset()
-        lost = tuple(r.episode.id for r in runs if r.key not in passed)
+        readable = runs if not fidelity.undecodable else []
+        results = replay_deployed(readable, path, protocol, pool) if readable else {}
+        broken = ended(runs, results, Outcome.ERROR)
+        lost = tuple(r.episode.id for r in (ended(runs, results, Outcome.FAILURE) if readable else runs))
         horizon = path.deployed.tokenizer.horizon
-        rows.append(Row(subset, protocol.execute, horizon, len(chosen), len(runs), lost, fidelity))
+        rows.append(Row(subset, protocol.execute, horizon, len(chosen), len(runs), lost, fidelity, len(broken)))
+        found.append(_error_fault(runs, results, f"through the path, {protocol.execute} executed"))
     return Examination(tuple(rows), tuple(fault for fault in found if fault is not None))
 
 
-def _raw_fault(chosen: Sequence[Recording], raw: Raw, drawn: str) -> Fault | None:
-    failed = [r.episode.id for r in chosen if r.key not in raw.succeeded]
+def _error_fault(chosen: Sequence[Recording], results: Results, how: str) -> Fault | None:
+    """Errors are the simulator's, never the path's or the tokenizer's."""
+    broken = ended(chosen, results, Outcome.ERROR)
+    if not broken:
+        return None
+    first = broken[0]
+    return Fault(
+        Part.SIMULATOR,
+        f"it broke on {len(broken)} of {len(chosen)} recordings {how}; these count neither as passed nor as lost. "
+        f"{first.episode.id}: {results[first.key].reason}",
+    )
+
+
+def _raw_fault(chosen: Sequence[Recording], results: Results, drawn: str) -> Fault | None:
+    failed = [r.episode.id for r in ended(chosen, results, Outcome.FAILURE)]
     if not failed:
         return None
     return Fault(

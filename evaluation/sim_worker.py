@@ -145,8 +145,11 @@ class Host:
     def _begin(self, request: EpisodeRequest) -> None:
         env = self._environment(request.subset, request.key.task_id).env
         if request.start is not None:
-            from data_pipeline.replay import begin_replay  # h5py: only where recordings are replayed
+            from data_pipeline.replay import begin_replay, cannot_start  # h5py: only where recordings are replayed
 
+            if problem := cannot_start(cast(Any, env), request.start):
+                which = f"demonstration {request.key.init_state} of libero_{request.subset}, task {request.key.task_id}"
+                raise EnvironmentProblem(f"{which}, cannot be replayed: {problem}; regenerate it with these assets")
             begin_replay(cast(Any, env), request.start)
         else:
             env.reset(seed=request.key.seed, init_state=request.key.init_state)

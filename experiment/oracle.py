@@ -244,7 +244,7 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
     costs = [
         f"{row.subset}, chunks of {row.horizon}, {row.execute} executed: the tokenizer costs "
         f"{row.fidelity.position_mm:.2f} mm and {row.fidelity.rotation_mrad:.1f} mrad RMSE per axis and step, "
-        f"{len(row.lost)} of {row.raw} successes lost{_named(row.lost)}"
+        f"{len(row.lost)} of {row.judged} successes lost{_named(row.lost)}"
         for row in rows
     ]
     faults = [f"FAULT {subset}, {fault.part}: {fault.says}" for subset, e in examinations.items() for fault in e.faults]
@@ -253,7 +253,7 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
         f"fewer than {PASS_RATE:.0%}{'' if examination.faults else '; no fault explains it: raise action.scale'}"
         for examination in examinations.values()
         for row in examination.rows
-        if row.raw and row.rate < PASS_RATE
+        if row.judged and row.rate < PASS_RATE
     ]
     verdict = "the path is right" if not faults and not lost else "the path is not right: mend it before training"
     return "\n".join((*table, *costs, *faults, *lost, verdict))

@@ -10,7 +10,9 @@ import numpy as np
 from configs.schema import EnvConfig, Subset
 
 FACTORY = "tests.evaluation.oracle_world:ReachEnv"
+BROKEN = "tests.evaluation.oracle_world:BrokenEnv"
 UPSIDE_DOWN = "tests.evaluation.oracle_world:UpsideDownEnv"
+SHELVED = "tests.evaluation.oracle_world:ShelvedEnv"
 INVERTED = "tests.evaluation.oracle_world:InvertedEnv"
 ENV = EnvConfig(assets="builtin", resolution=64)
 TOLERANCE_M = 0.02
@@ -28,6 +30,9 @@ class ReachEnv:
     def reset(self, seed: int, init_state: np.ndarray) -> None:
         self._hand, self._target = init_state[:3].copy(), init_state[3:6].copy()
         self._closed = False
+
+    def state(self) -> np.ndarray:
+        return np.concatenate([self._hand, self._target, [0.0]])
 
     def fixture_poses(self) -> dict[str, tuple[float, ...]]:
         return {}
@@ -56,6 +61,15 @@ class ReachEnv:
         pass
 
 
+class BrokenEnv(ReachEnv):
+    """Its simulator cannot step in task 0."""
+
+    def step(self, action: np.ndarray) -> bool:
+        if self.task_name == "task_0":
+            raise FloatingPointError("mj_step diverged")
+        return super().step(action)
+
+
 class UpsideDownEnv(ReachEnv):
     """Forgets that robosuite draws bottom-up."""
 
@@ -68,6 +82,13 @@ class InvertedEnv(ReachEnv):
 
     def closes(self, command: float) -> bool:
         return bool(command < 0)
+
+
+class ShelvedEnv(ReachEnv):
+    """Has a fixture that no recording knows of."""
+
+    def fixture_poses(self) -> dict[str, tuple[float, ...]]:
+        return {"shelf_main": (0.0,) * 7}
 
 
 def picture(hand: np.ndarray) -> np.ndarray:

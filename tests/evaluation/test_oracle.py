@@ -10,10 +10,10 @@ import pytest
 
 from configs.schema import EvalConfig
 from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.contract import ACTION_DIM, Episode
-from evaluation.episodes import Protocol, make_protocol
+from data_pipeline.contract import ACTION_DIM, EnvironmentProblem, Episode
+from evaluation.episodes import Outcome, Protocol, make_protocol
 from evaluation.interface import Interface
-from evaluation.oracle import Examination, Recording, examine
+from evaluation.oracle import Examination, OraclePolicy, Recording, examine, roll_out
 from evaluation.oracle_card import card_faults, length_faults, load_interface
 from evaluation.oracle_faults import Fault, Part, differing, frame_fault, gripper_fault, recorded_gripper_fault
 from evaluation.oracle_path import ActionPath, action_faults, check_possible, measure, still
@@ -136,6 +136,46 @@ def test_a_simulator_whose_gripper_is_inverted_fails_the_raw_replay() -> None:
     fault = only(found.faults)
     assert fault.part is Part.SIMULATOR
     assert "6 of 6 recordings fail as they are (object/00/000, " in fault.says
+
+
+def test_a_recording_that_cannot_be_started_says_why() -> None:
+    with pytest.raises(EnvironmentProblem, match=r"demonstration 0 of libero_object, task 0, .*places of shelf_main"):
+        examined(ActionPath(GOOD, GOOD), world.SHELVED)
+    short = replace(CHOSEN[0], start=replace(CHOSEN[0].start, init_state=np.zeros(5)))
+    with pytest.raises(EnvironmentProblem, match="states have 5 numbers, this simulator's 7: other assets"):
+        examined(ActionPath(GOOD, GOOD), chosen=[short])
+
+
+def test_what_the_simulator_breaks_on_as_recorded_is_the_simulators() -> None:
+    found = examined(ActionPath(GOOD, GOOD), world.BROKEN, CHOSEN[:2])  # task 0 and task 1
+    fault = only(found.faults)
+    assert fault.part is Part.SIMULATOR
+    assert "it broke on 1 of 2 recordings as recorded; these count neither" in fault.says
+    assert "object/00/000: 3 attempts: simulator died" in fault.says
+    assert "mj_step diverged" in fault.says
+    (row,) = found.rows
+    assert (row.demos, row.raw, row.errors, row.passed, row.lost, row.rate) == (2, 1, 0, 1, (), 1.0)
+    assert not found.good
+
+
+def test_what_the_simulator_breaks_on_through_the_path_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_breaks(chosen, policy, protocol, pool):
+        results = roll_out(chosen, policy, protocol, pool)
+        if isinstance(policy, OraclePolicy):
+            first = chosen[0].key
+            results[first] = replace(results[first], outcome=Outcome.ERROR, reason="3 attempts: simulator died")
+        return results
+
+    monkeypatch.setattr("evaluation.oracle.roll_out", first_breaks)
+    found = examined(ActionPath(GOOD, GOOD))
+    fault = only(found.faults)
+    assert fault.part is Part.SIMULATOR
+    assert "broke on 1 of 6 recordings through the path, 8 executed" in fault.says
+    assert fault.says.endswith("object/00/000: 3 attempts: simulator died")
+    (row,) = found.rows
+    assert (row.raw, row.errors, row.judged, row.passed, row.lost, row.rate) == (6, 1, 5, 5, (), 1.0)
+    assert row.good
+    assert not found.good  # what was not seen is not right
 
 
 def test_recordings_with_the_gripper_inverted() -> None:
