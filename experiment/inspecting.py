@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import ConfigError, Subset, check
+from configs.schema import ConfigError, ExperimentConfig, Subset, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose
@@ -16,10 +16,12 @@ from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
 from experiment.resolve import EXPERT, made_by_expert
 from experiment.settings import choice_of, places_of, read_overrides
-from experiment.store import environment_errors
+from experiment.store import Store, environment_errors
 from experiment.study import Study, run_study
 
 if TYPE_CHECKING:
+    from data_pipeline.action_stats import ActionStatistics
+    from data_pipeline.data_splitter import Split
     from data_pipeline.inspection import Inspection, Known
     from data_pipeline.metainfo import Metainfo
     from experiment.stages import StageNode
@@ -48,7 +50,7 @@ def inspect(values: Namespace) -> int:
     for subset in subsets:
         if data.regenerate(subset).key in done.manifests:
             known = _known_of_study(data, subset)
-            _write(_entry(data, data.regenerate(subset)), subset, known, _output(values))
+            _write(entry_of(data, data.regenerate(subset)), subset, known, _output(values))
     return done.code
 
 
@@ -59,9 +61,9 @@ def _output(values: Namespace) -> Path:
 # ------------------------------------------------------------------ the study's own demonstrations
 
 
-def _entry(data: Data, node: StageNode) -> Path:
+def entry_of(data: Data, node: StageNode) -> Path:
     """Where the store has (or would have) a stage's output."""
-    return data.places.store / node.stage / node.key
+    return Store(data.places.store).entry(node.stage, node.key)
 
 
 def _known_of_study(data: Data, subset: Subset) -> Known:
@@ -71,7 +73,7 @@ def _known_of_study(data: Data, subset: Subset) -> Known:
 
     source = data.sources[subset]
     nodes = (data.demos(subset), data.regenerate(subset), data.split(subset), data.stats(subset))
-    demos, regenerated, split, stats = (_entry(data, node) for node in nodes)
+    demos, regenerated, split, stats = (entry_of(data, node) for node in nodes)
     author = "The scripted expert" if source.kind == EXPERT else f"LIBERO's own, from {source.folder}"
     return Known(
         origin=f"{author}; {'already replayed and filtered there' if source.clean else 'replayed and filtered'}.",
@@ -80,7 +82,7 @@ def _known_of_study(data: Data, subset: Subset) -> Known:
         metainfo=_metainfo(source.folder if source.clean and source.folder else regenerated, subset),
         attempts=_json(demos / "demos.json"),
         remarks=tuple(
-            f"Stage {node.label}: {node.key}{'' if _entry(data, node).is_dir() else ', without output'}"
+            f"Stage {node.label}: {node.key}{'' if entry_of(data, node).is_dir() else ', without output'}"
             for node in {node.key: node for node in nodes}.values()
         ),
     )
@@ -132,28 +134,45 @@ def subset_of(folder: Path) -> Subset:
     raise ConfigError(f"{first} is of no task of {', '.join(SUITE_OF.values())}; call it <task name>_demo.hdf5")
 
 
-def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
-    """Split and statistics as the stages would make them of this folder, with the settings of the command line."""
-    from data_pipeline.action_stats import statistics_of
-    from data_pipeline.data_splitter import split_episodes
-    from data_pipeline.inspection import Known
-    from data_pipeline.raw_loader import Hdf5Source
-
+def settings_of(values: Namespace) -> ExperimentConfig:
+    """The settings of the command line; says what was chosen."""
     preset, said, overrides = read_overrides(values)
     config = compose.compose(next(iter(compose.phase_files().values())), [f"preset={preset}", *overrides])
     for sentence in said:
         print(sentence)
-    source = Hdf5Source(folder, subset)
-    split = split_episodes(source.list(), config.data.test_fraction, config.data.seed)
-    floor = config.action.half_range_floor
+    return config
+
+
+def split_as_staged(config: ExperimentConfig, folder: Path, subset: Subset) -> Split:
+    """As the stage would divide this folder."""
+    from data_pipeline.data_splitter import split_episodes
+    from data_pipeline.raw_loader import Hdf5Source
+
+    return split_episodes(Hdf5Source(folder, subset).list(), config.data.test_fraction, config.data.seed)
+
+
+def statistics_as_staged(config: ExperimentConfig, folder: Path, subset: Subset, split: Split) -> ActionStatistics:
+    """As the stage would, of the training demonstrations. Raises ConfigError where a dimension stands still."""
+    from data_pipeline.action_stats import statistics_of
+    from data_pipeline.raw_loader import Hdf5Source
+
+    training = map(Hdf5Source(folder, subset).open, split.train)
+    return statistics_of(subset, training, config.action.half_range_floor, config.action.normalization)
+
+
+def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
+    """Split and statistics as the stages would make them of this folder, with the settings of the command line."""
+    from data_pipeline.inspection import Known
+
+    config = settings_of(values)
+    split = split_as_staged(config, folder, subset)
     remarks = [
         f"Split and statistics: made for this page with data.test_fraction={config.data.test_fraction:g}, "
-        f"data.seed={config.data.seed}, action.half_range_floor={floor:g}"
+        f"data.seed={config.data.seed}, action.half_range_floor={config.action.half_range_floor:g}"
     ]
-    episodes = [source.open(episode) for episode in split.train]
     statistics = None
     try:
-        statistics = statistics_of(subset, episodes, floor, config.action.normalization)
+        statistics = statistics_as_staged(config, folder, subset, split)
     except ConfigError as problem:  # the page is there to show such data
         remarks.append(f"No statistics: {problem}")
     return Known(

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 
 from configs.schema import ExperimentConfig, Subset, check, in_range
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
-from experiment import compose
 from experiment.datasets import data_for
 from experiment.flags import Parser
-from experiment.inspecting import subset_of
-from experiment.plan import Data, expert_views
+from experiment.inspecting import entry_of, settings_of, split_as_staged, statistics_as_staged, subset_of
+from experiment.plan import expert_views
 from experiment.resolve import TINY_BASE, resolve
-from experiment.settings import choice_of, places_of, read_overrides
-from experiment.stages import StageNode
-from experiment.store import Store
+from experiment.settings import choice_of, places_of
 from experiment.study import Study, run_study
 
 if TYPE_CHECKING:
@@ -116,35 +113,20 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
     return data.config, [
         Demonstrations(
             subset,
-            _entry(data, data.regenerate(subset)),
-            load_split(_entry(data, data.split(subset)) / SPLIT_FILE),
-            ActionStatistics.load(_entry(data, data.stats(subset)) / STATISTICS_FILE),
+            entry_of(data, data.regenerate(subset)),
+            load_split(entry_of(data, data.split(subset)) / SPLIT_FILE),
+            ActionStatistics.load(entry_of(data, data.stats(subset)) / STATISTICS_FILE),
         )
         for subset in subsets
     ]
 
 
-def _entry(data: Data, node: StageNode) -> Path:
-    return Store(data.places.store).entry(node.stage, node.key)
-
-
 def _given(values: Namespace, folder: Path) -> tuple[ExperimentConfig, list[Demonstrations]]:
     """Of a folder, divided and summarised as the stages would."""
-    from data_pipeline.action_stats import statistics_of
-    from data_pipeline.data_splitter import split_episodes
-    from data_pipeline.raw_loader import Hdf5Source
-
     subset = subset_of(folder)
-    preset, said, overrides = read_overrides(values)
-    plain = compose.compose(next(iter(compose.phase_files().values())), [f"preset={preset}", *overrides])
-    config = resolve(plain, (), places_of(values).data_dir).config
-    print("\n".join(said))
-    source = Hdf5Source(folder, subset)
-    split = split_episodes(source.list(), config.data.test_fraction, config.data.seed)
-    training = (source.open(episode) for episode in split.train)
-    action = config.action
-    statistics = statistics_of(subset, training, action.half_range_floor, action.normalization)
-    return config, [Demonstrations(subset, folder, split, statistics)]
+    config = resolve(settings_of(values), (), places_of(values).data_dir).config
+    split = split_as_staged(config, folder, subset)
+    return config, [Demonstrations(subset, folder, split, statistics_as_staged(config, folder, subset, split))]
 
 
 # ------------------------------------------------------------------ training's side and the deployed one
