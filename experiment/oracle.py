@@ -230,9 +230,10 @@ def report(examinations: Mapping[Subset, Examination]) -> str:
         for row in rows
     ]
     faults = [f"FAULT {subset}, {fault.part}: {fault.says}" for subset, e in examinations.items() for fault in e.faults]
+    hint = "; no fault explains it: raise action.scale, or clip nothing (action.normalization=bounds)"
     lost = [
         f"FAILED {row.subset}, {row.execute} executed: {row.rate:.0%} of what succeeds raw survives, "
-        f"fewer than {PASS_RATE:.0%}{'' if examination.faults else '; no fault explains it: raise action.scale'}"
+        f"fewer than {PASS_RATE:.0%}{'' if examination.faults else hint}"
         for examination in examinations.values()
         for row in examination.rows
         if row.judged and row.rate < PASS_RATE
