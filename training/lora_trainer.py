@@ -99,7 +99,8 @@ def fit(run: Run, trainer: TrainerConfig, context: StageContext) -> None:
             log.flush()
             if run.step % trainer.log_every == 0 or run.step == run.steps:
                 speed = (run.step - first) / (time.monotonic() - begun)
-                context.report(run.step, run.steps, f"loss {row['loss']:.3f} at {speed:.2f} steps/s")
+                loss = "no finite loss" if row["loss"] is None else f"loss {row['loss']:.3f}"
+                context.report(run.step, run.steps, f"{loss} at {speed:.2f} steps/s")
             if run.step % trainer.checkpoint_every == 0 or context.stop_requested():
                 save(run, context.work)
                 context.checkpoint()
