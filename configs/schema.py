@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range (exit 2)."""
+from configs.checks import ConfigError, check, in_range
 
 
 class Subset(StrEnum):
@@ -72,18 +70,6 @@ class Normalization(StrEnum):
 def not_in_key(default: Any) -> Any:
     """A field that cannot change a result (workers, devices): not part of a stage's key."""
     return field(default=default, metadata={"key": False})
-
-
-def check(condition: bool, message: str) -> None:  # noqa: FBT001 - it is the subject
-    """Raise ConfigError(message) unless condition."""
-    if not condition:
-        raise ConfigError(message)
-
-
-def in_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raise ConfigError unless low <= value <= high."""
-    allowed = f"at least {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
-    check(low <= value <= high, f"{name}={value!r} is out of range; allowed: {allowed}")
 
 
 # ------------------------------------------------------------------ phases
