@@ -16,6 +16,7 @@ from enum import Enum, StrEnum
 from typing import Any
 
 from configs.checks import ConfigError, check, in_range
+from configs.perturbation import Perturbation
 
 
 class Subset(StrEnum):
@@ -362,11 +363,19 @@ class EvalConfig:
     deterministic: bool = True  # fixed batch shapes, so that timing and worker count cannot change a result
     batch_rows: int = 4
     videos: int = 2  # recorded rollouts per adapter and mode
+    perturb: str = ""  # what is changed in every episode: camera:2 (configs/perturbation.py); "": nothing
     sim_workers: int = not_in_key(2)
 
     def __post_init__(self) -> None:
         check(self.protocol in ("standard", "nora"), f"eval.protocol={self.protocol!r}; allowed: standard, nora")
         in_range("eval.num_trials", self.num_trials, 1, 50)
+        if self.perturb:  # one spelling of `camera` and `camera:2`: it is part of the key
+            object.__setattr__(self, "perturb", str(Perturbation.parse(self.perturb)))
+
+    @property
+    def perturbation(self) -> Perturbation | None:
+        """What is changed, None for plain episodes."""
+        return Perturbation.parse(self.perturb) if self.perturb else None
 
 
 @dataclass(frozen=True)
