@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import EnvConfig, Look, Subset
+from configs.schema import STUDY, EnvConfig, Look, Subset
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from evaluation.statistics import wilson
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="also write all lines to this JSON file")
     arguments = parser.parse_args(argv)
     every = arguments.subset == "all"
-    subsets = list(Subset) if every else [parse_subset(name) for name in arguments.subset.split(",")]
+    subsets = STUDY if every else [parse_subset(name) for name in arguments.subset.split(",")]
     first, last = (int(number) for number in arguments.init_states.split(":"))
     tasks = [int(number) for number in arguments.tasks.split(",")]
     jobs = [Job(subset, task, range(first, last), arguments.assets) for subset in subsets for task in tasks]

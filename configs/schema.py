@@ -20,12 +20,17 @@ from configs.perturbation import Perturbation
 
 
 class Subset(StrEnum):
-    """The four LIBERO suites of the study; `long` is the suite libero_10."""
+    """LIBERO's suites; `long` is the suite libero_10, `90` is libero_90, which is for evaluation alone."""
 
     SPATIAL = "spatial"
     OBJECT = "object"
     GOAL = "goal"
     LONG = "long"
+    NINETY = "90"
+
+
+STUDY = (Subset.SPATIAL, Subset.OBJECT, Subset.GOAL, Subset.LONG)
+"""The suites of the study: they have demonstrations, adapters and a column in every table."""
 
 
 class Role(StrEnum):
@@ -143,24 +148,26 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class TaskSelection:
-    """Which of the ten tasks of each suite take part."""
+    """Which tasks of each suite take part: ten, and ninety of libero_90."""
 
     spatial: tuple[int, ...] = tuple(range(10))
     object: tuple[int, ...] = tuple(range(10))
     goal: tuple[int, ...] = tuple(range(10))
     long: tuple[int, ...] = tuple(range(10))
+    ninety: tuple[int, ...] = tuple(range(90))
 
     def __post_init__(self) -> None:
         for subset in Subset:
-            chosen = self.of(subset)
+            chosen, count = self.of(subset), 90 if subset is Subset.NINETY else 10
             check(
-                bool(chosen) and list(chosen) == sorted(set(chosen)) and set(chosen) <= set(range(10)),
-                f"data.tasks.{subset.value}={list(chosen)}; allowed: increasing task numbers from 0 to 9",
+                bool(chosen) and list(chosen) == sorted(set(chosen)) and set(chosen) <= set(range(count)),
+                f"data.tasks.{subset.name.lower()}={list(chosen)}; "
+                f"allowed: increasing task numbers from 0 to {count - 1}",
             )
 
     def of(self, subset: Subset) -> tuple[int, ...]:
         """Task numbers of one subset."""
-        return getattr(self, subset.value)
+        return getattr(self, subset.name.lower())
 
 
 @dataclass(frozen=True)

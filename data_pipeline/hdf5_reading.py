@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from configs.schema import ConfigError, Subset
+from configs.schema import STUDY, ConfigError, Subset
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
 from data_pipeline.hdf5_layout import IMAGE_KEYS, SUFFIX
 from data_pipeline.libero_utils import SUITE_OF, has_scene_prefix, task_in_words, task_names
@@ -100,13 +100,13 @@ def _names_inside(path: Path) -> list[str]:
 
 
 def _suite_of(name: str) -> str:
-    return next((SUITE_OF[s] for s in Subset if task_in_words(s, name) is not None), "")
+    return next((SUITE_OF[s] for s in STUDY if task_in_words(s, name) is not None), "")
 
 
 def check_name_agrees(path: Path, task_name: str, attributes: dict[str, Any]) -> None:
     """Raise ConfigError where a file's own bddl_file_name is another known task than the one it is read as."""
     stem = Path(read_text(attributes.get("bddl_file_name", ""))).stem
-    known = any(stem in task_names(subset) for subset in Subset)
+    known = any(stem in task_names(subset) for subset in STUDY)
     if known and stem != task_name:
         raise ConfigError(f"{path} is named after the task {task_name} and holds {stem}; rename it to {stem}{SUFFIX}")
 

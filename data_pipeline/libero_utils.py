@@ -1,4 +1,4 @@
-"""Names and numbers of the four LIBERO suites: subsets, tasks, instructions, step limits. No simulator needed.
+"""Names and numbers of the LIBERO suites: subsets, tasks, instructions, step limits. No simulator needed.
 
 The table of tasks follows LIBERO's `libero_suite_task_map` with its default task order, so that `task_id` here is the
 `task_id` of every published evaluation.
@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import ConfigError, Subset
+from configs.schema import STUDY, ConfigError, Subset
+from data_pipeline.libero_90 import TASK_NAMES
 
 SUITE_OF: dict[Subset, str] = {
     Subset.SPATIAL: "libero_spatial",
     Subset.OBJECT: "libero_object",
     Subset.GOAL: "libero_goal",
     Subset.LONG: "libero_10",
+    Subset.NINETY: "libero_90",
 }
 
-MAX_STEPS: dict[Subset, int] = {Subset.SPATIAL: 220, Subset.OBJECT: 280, Subset.GOAL: 300, Subset.LONG: 520}
+MAX_STEPS: dict[Subset, int] = {
+    Subset.SPATIAL: 220,
+    Subset.OBJECT: 280,
+    Subset.GOAL: 300,
+    Subset.LONG: 520,
+    Subset.NINETY: 400,
+}
 """Environment steps after settling, as OpenVLA's LIBERO evaluation has them (longest demonstration plus a margin)."""
 
 NUM_TASKS = 10
-"""Tasks per suite."""
+"""Tasks per suite of the study."""
 
 NUM_INIT_STATES = 50
 """Official initial states per task."""
@@ -80,6 +89,7 @@ _TASKS: dict[Subset, tuple[str, ...]] = {
         "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove",
         "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it",
     ),
+    Subset.NINETY: TASK_NAMES,
 }
 
 _OTHER_SENTENCES = {
@@ -101,24 +111,29 @@ _OTHER_SENTENCES = {
 _SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
 
 
-def parse_subset(text: str) -> Subset:
+def parse_subset(text: str, allowed: Sequence[Subset] = STUDY) -> Subset:
     """`object`, `libero_object`, `LIBERO-Object`; `long`, `libero_long`, `10`, `libero_10` are the same subset.
 
-    Raises ConfigError naming the nearest subset.
+    Raises ConfigError naming the nearest subset, and for one that is not among the allowed.
     """
     name = text.strip().lower().replace("-", "_").removeprefix("libero_")
     if name == "10":
         name = Subset.LONG.value
-    names = [subset.value for subset in Subset]
+    names = [subset.value for subset in allowed]
     if name in names:
         return Subset(name)
+    if name == Subset.NINETY.value:
+        raise ConfigError(
+            f"subset {text!r} has no demonstrations here: libero_90 is for evaluation alone, `python "
+            "scripts/evaluate.py --libero_subset 90`"
+        )
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ConfigError(f"subset {text!r} is unknown{hint}; allowed: {', '.join(names)} (or libero_<name>, libero_10)")
 
 
 def task_names(subset: Subset) -> tuple[str, ...]:
-    """The ten BDDL stems of a suite; the index is the task id."""
+    """The BDDL stems of a suite; the index is the task id."""
     return _TASKS[subset]
 
 

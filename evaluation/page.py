@@ -9,15 +9,15 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from configs.schema import Subset
+from configs.schema import STUDY, Subset
 from data_pipeline.html_page import document, head_row, notes, section, table
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.story import Decoding, Scene, Story
-from evaluation.table import AVERAGE, COLUMNS, DASH, Cell, Comparison, Row, percent
+from evaluation.table import AVERAGE, DASH, Cell, Comparison, Row, columns_of, heading, percent
 from evaluation.thoughts import parts
 
-SUITES = {subset.value: subset.value.capitalize() for subset in Subset}
+SUITES = {subset.value: heading(subset.value) for subset in Subset}
 
 _STYLE = """
 td.cell b { font-size: 17px; font-weight: 650; }
@@ -58,7 +58,7 @@ def render_page(story: Story) -> str:
 
 
 def _results(rows: Sequence[Row]) -> str:
-    columns = (*SUITES, AVERAGE)
+    columns = (*columns_of(rows), AVERAGE)
     head = head_row(("", *(SUITES.get(c, c.capitalize()) for c in columns)))
     body = "".join(
         f"<tr>{_row_name(row)}" + "".join(_cell(row.cells.get(column)) for column in columns) + "</tr>" for row in rows
@@ -153,7 +153,7 @@ def _losses(story: Story) -> str:
     figures = "".join(
         loss_figure([c for c in story.curves if c.subset == column.value], name, labels, _loss_title(column, name))
         for name in names
-        for column in COLUMNS
+        for column in STUDY
     )
     return section("Training losses", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
 
@@ -207,7 +207,7 @@ def _thought(text: str) -> str:
 
 
 def _published() -> str:
-    names = ("", *SUITES.values(), "Average", "source")
+    names = ("", *(SUITES[s.value] for s in STUDY), "Average", "source")
     body = "".join(
         f"<tr><th>{escape(p.name)}</th>"
         + "".join(f"<td>{rate:.1f}</td>" for rate in (p.spatial, p.object, p.goal, p.long, p.average))

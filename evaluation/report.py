@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Subset
+from configs.schema import STUDY, Subset
 from configs.slices import ReportSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.whole_files import write_text
@@ -22,7 +22,7 @@ from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
 from evaluation.story import Story, tell
-from evaluation.table import AVERAGE, COLUMNS, DASH, Comparison, Row, RunRecord, check_mergeable
+from evaluation.table import AVERAGE, DASH, Comparison, Row, RunRecord, check_mergeable, columns_of, heading
 
 METRICS = "metrics.jsonl"
 MARKDOWN, CSV, HTML = "results.md", "results.csv", "results.html"
@@ -101,15 +101,13 @@ def to_markdown(story: Story) -> str:
 
 
 def _markdown_table(rows: Sequence[Row]) -> list[str]:
-    head = ["", "mode", *(c.value.capitalize() for c in COLUMNS), "Average"]
+    columns = [column.value for column in columns_of(rows)]
+    head = ["", "mode", *map(heading, columns), "Average"]
     lines = [_markdown_line(head), _markdown_line(["---"] * len(head))]
     for row in rows:
-        cells = [row.cells[name].text() if name in row.cells else DASH for name in (*COLUMNS_BY_NAME, AVERAGE)]
+        cells = [row.cells[name].text() if name in row.cells else DASH for name in (*columns, AVERAGE)]
         lines.append(_markdown_line([row.label, row.mode, *cells]))
     return lines
-
-
-COLUMNS_BY_NAME = tuple(column.value for column in COLUMNS)
 
 
 def _markdown_comparisons(comparisons: Sequence[Comparison]) -> list[str]:
@@ -145,7 +143,7 @@ def comparison_cells(c: Comparison) -> list[str]:
 
 
 def _markdown_published() -> list[str]:
-    head = ["model", *(c.value.capitalize() for c in COLUMNS), "Average", "source"]
+    head = ["model", *(heading(c.value) for c in STUDY), "Average", "source"]
     lines = [_markdown_line(head), _markdown_line(["---"] * len(head))]
     for p in PUBLISHED:
         rates = [f"{rate:.1f}" for rate in (p.spatial, p.object, p.goal, p.long, p.average)]

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import Mode
+from configs.schema import Mode, Subset
 from data_pipeline.contract import digest
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.libero_eval import film_name
-from evaluation.table import COLUMNS, Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
+from evaluation.table import Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _tasks(records: Sequence[RunRecord]) -> tuple[tuple[str, int, str], ...]:
         for episode in record.episodes:
             key = (record.subset.value, episode.key.task_id)
             found[key] = episode.task_name or found.get(key, "")
-    order = [subset.value for subset in COLUMNS]
+    order = [subset.value for subset in Subset]
     return tuple((s, t, found[(s, t)]) for s, t in sorted(found, key=lambda key: (order.index(key[0]), key[1])))
 
 
@@ -165,7 +165,7 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         return ()
     summary = records[0].summary
     limits = {r.subset.value: r.summary["protocol"]["max_steps"] for r in records}
-    steps = ", ".join(f"{limits[s.value]} {s.value}" for s in COLUMNS if s.value in limits)
+    steps = ", ".join(f"{limits[s.value]} {s.value}" for s in Subset if s.value in limits)
     thinking = any(e.key.mode == Mode.THINK.value for r in records for e in r.episodes)
     protocol = summary["protocol"]
     kept = f"; reasoning kept for {protocol['freeze_chunks']} chunks" if thinking else ""

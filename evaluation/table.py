@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from configs.schema import ConfigError, Mode, Subset
+from configs.schema import STUDY, ConfigError, Mode, Subset
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.statistics import (
     Difference,
@@ -23,7 +23,6 @@ from evaluation.statistics import (
     wilson,
 )
 
-COLUMNS = tuple(Subset)
 AVERAGE = "average"
 DASH = "–"
 
@@ -112,6 +111,17 @@ class Comparison:
 def variant_of(phase: str) -> str:
     """What stands behind the @ of a row's phase."""
     return phase.partition("@")[2]
+
+
+def columns_of(rows: Iterable[Row]) -> tuple[Subset, ...]:
+    """The suites of the study, run or not, and libero_90 where a row has it."""
+    found = {name for row in rows for name in row.cells}
+    return tuple(subset for subset in Subset if subset in STUDY or subset.value in found)
+
+
+def heading(subset: str) -> str:
+    """What a column is called."""
+    return "LIBERO-90" if subset == Subset.NINETY.value else subset.capitalize()
 
 
 def percent(share: float) -> str:
@@ -207,10 +217,9 @@ def _cell(episodes: Sequence[EpisodeResult]) -> Cell | None:
 
 
 def _with_average(cells: Mapping[str, Cell]) -> dict[str, Cell]:
-    """Add the pooled cell where every suite was run: an average over fewer is another number."""
-    if set(cells) != {subset.value for subset in COLUMNS}:
-        return dict(cells)
-    return {**cells, AVERAGE: _pooled(cells.values())}
+    """Add the pooled cell where every suite of the study was run: an average over other suites is another number."""
+    study = [cells[subset.value] for subset in STUDY if subset.value in cells]
+    return {**cells, AVERAGE: _pooled(study)} if len(study) == len(STUDY) else dict(cells)
 
 
 def _pooled(cells: Iterable[Cell]) -> Cell:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from configs.schema import ConfigError, Mode, Subset, check
+from configs.schema import STUDY, ConfigError, Mode, check
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, results
 from experiment.cli import COMMANDS
@@ -55,7 +55,7 @@ def _experiment(values: Namespace) -> int:
     check(bool(values.phase) != values.all_phases, "give --phase NAME or --all-phases (one of them)")
     check(bool(values.subset) != values.all_subsets, "give --subset NAME or --all-subsets (one of them)")
     phases = list(compose.phase_files().values()) if values.all_phases else [compose.find_phase(values.phase)]
-    subsets = list(Subset) if values.all_subsets else [parse_subset(values.subset)]
+    subsets = list(STUDY) if values.all_subsets else [parse_subset(values.subset)]
     seeds = [f"seed={text}" for text in values.seeds.split(",")] if values.seeds else [""]
     places = places_of(values)
     runs: list[Run] = []

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import Subset, check
+from configs.schema import STUDY, Subset, check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import NUM_TASKS, SUITE_OF, demo_file, parse_subset
 from data_pipeline.sim.assets import ASSETS_VARIABLE, DOWNLOAD_FOLDER, HUB_REPOSITORY, find_official
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
             fetch(HUB_REPOSITORY, None, Path(DOWNLOAD_FOLDER).expanduser())
         print(f"found: {find_official() or 'no complete set on this machine'}")
         return 0
-    for subset in [parse_subset(values.subset)] if values.subset else list(Subset):
+    for subset in [parse_subset(values.subset)] if values.subset else STUDY:
         print(_about_demonstrations(subset, data_dir))
         if values.use_hub:
             fetch(DATA_REPOSITORY, f"{SUITE_OF[subset]}/*.hdf5", data_dir)

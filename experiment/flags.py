@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from configs.schema import AnnotatorConfig, ConfigError, EvalConfig
+from configs.schema import STUDY, AnnotatorConfig, ConfigError, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256
@@ -101,7 +101,7 @@ def _demos_flags(parser: Parser) -> None:
 
 
 def _regenerate_flags(parser: Parser) -> None:
-    parser.flag("libero_task_suite", required=True, help=f"{', '.join(SUITE_OF.values())}, or a subset's name")
+    parser.flag("libero_task_suite", required=True, help=f"{', '.join(SUITE_OF[s] for s in STUDY)}, or a subset's name")
     parser.flag("libero_raw_data_dir", required=True)
     parser.flag("libero_target_dir", required=True)
     parser.flag("image_resolution", help=f"pixels, square; default {REGENERATED_PX}")

@@ -8,7 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import ConfigError, ExperimentConfig, Subset, check
+from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose
@@ -40,7 +40,7 @@ def inspect(values: Namespace) -> int:
     if values.data:
         return _inspect_given(values, Path(values.data))
     check(bool(values.subset) or values.all_subsets, "give --subset NAME, --all-subsets or --data FOLDER")
-    subsets = tuple(Subset) if values.all_subsets else (parse_subset(values.subset),)
+    subsets = STUDY if values.all_subsets else (parse_subset(values.subset),)
     data, prepared = data_for(values, *subsets)
     targets = tuple(data.stats(subset) for subset in subsets)
     study = Study(data.places, targets, tuple(expert_views(data)), title="inspect", decisions=prepared.said)
@@ -127,11 +127,12 @@ def subset_of(folder: Path) -> Subset:
             f"did you mean {' or '.join(inside)}?" if inside else "`nora-ecot generate_demos --subset NAME` makes some"
         )
         raise ConfigError(f"--data {folder} has no demonstrations (*.hdf5); {hint}")
-    for subset in Subset:
+    for subset in STUDY:
         with contextlib.suppress(ConfigError):
             task_of_file(first, subset)
             return subset
-    raise ConfigError(f"{first} is of no task of {', '.join(SUITE_OF.values())}; call it <task name>_demo.hdf5")
+    suites = ", ".join(SUITE_OF[subset] for subset in STUDY)
+    raise ConfigError(f"{first} is of no task of {suites}; call it <task name>_demo.hdf5")
 
 
 def settings_of(values: Namespace) -> ExperimentConfig:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import ExperimentConfig, Subset, check, in_range
+from configs.schema import STUDY, ExperimentConfig, Subset, check, in_range
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from experiment.datasets import data_for
 from experiment.flags import Parser
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         config, found = _given(values, Path(values.data))
         check(set(asked) <= {found[0].subset}, f"--subset {values.subset}, but {values.data} has {found[0].subset}")
     else:
-        config, found = _of_study(values, asked or _of_adapter(values) or tuple(Subset))
+        config, found = _of_study(values, asked or _of_adapter(values) or STUDY)
     if not found:  # a dry run, or a stage that failed and has said so
         return 0 if values.dry_run else EXIT_FOUND
     wanted = asked or _of_adapter(values) or tuple(d.subset for d in found)
@@ -103,7 +103,7 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
 
     data, prepared = data_for(values, *subsets)
     if data.config.model.base == TINY_BASE and not values.adapter:
-        subsets = tuple(Subset)
+        subsets = STUDY
         data, prepared = data_for(values, *subsets)
     targets = tuple(data.stats(subset) for subset in subsets)
     study = Study(data.places, targets, tuple(expert_views(data)), title="oracle", decisions=prepared.said)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from configs.schema import ConfigError, ExperimentConfig, Mode, Subset
+from configs.schema import STUDY, ConfigError, ExperimentConfig, Mode, Subset
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,
@@ -166,14 +166,14 @@ class Data:
     def base(self) -> StageNode:
         """The tiny backbone, trained on all subsets; the same whichever subset is asked for."""
         config = self.config
-        slice_ = BaseSlice(tuple(Subset), config.model, config.action, config.base, config.trainer)
+        slice_ = BaseSlice(STUDY, config.model, config.action, config.base, config.trainer)
         makers = {
             "regenerate": self.regenerate,
             "split": self.split,
             "stats": self.stats,
             "annotate": self.annotate,
         }
-        inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in Subset}
+        inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
         return make_node("base", "", slice_, inputs)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, EnvConfig, ExperimentConfig, Subset, check
+from configs.schema import STUDY, ConfigError, EnvConfig, ExperimentConfig, Subset, check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json
@@ -109,7 +109,7 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path)
 
 def needed_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
     """Subsets whose data a run needs: the tiny backbone is trained on all four, whatever is asked for."""
-    return tuple(Subset) if config.model.base == TINY_BASE else tuple(subsets)
+    return STUDY if config.model.base == TINY_BASE else tuple(subsets)
 
 
 def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, ExperimentConfig, Subset, canonical, check, in_range
+from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, canonical, check, in_range
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose
 from experiment.cli import typed_command
@@ -139,7 +139,7 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
 
 def required_subset(values: Namespace) -> Subset:
     """`--subset`, which must be there."""
-    check(bool(values.subset), f"--subset is needed; allowed: {', '.join(s.value for s in Subset)}")
+    check(bool(values.subset), f"--subset is needed; allowed: {', '.join(s.value for s in STUDY)}")
     return parse_subset(values.subset)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError, Subset
+from configs.schema import STUDY, ConfigError, Subset
 from data_pipeline import libero_utils
 
 
@@ -20,8 +20,13 @@ def test_the_long_suite_has_many_names(text: str) -> None:
 
 @pytest.mark.parametrize("subset", list(Subset))
 def test_every_suite_is_known_by_its_own_name(subset: Subset) -> None:
-    assert libero_utils.parse_subset(subset.value) is subset
-    assert libero_utils.parse_subset(libero_utils.SUITE_OF[subset]) is subset
+    assert libero_utils.parse_subset(subset.value, tuple(Subset)) is subset
+    assert libero_utils.parse_subset(libero_utils.SUITE_OF[subset], tuple(Subset)) is subset
+
+
+def test_libero_90_is_for_evaluation_alone() -> None:
+    with pytest.raises(ConfigError, match="libero_90 is for evaluation alone"):
+        libero_utils.parse_subset("libero_90")
 
 
 def test_a_misspelt_subset_is_an_error_that_names_the_nearest() -> None:
@@ -44,7 +49,7 @@ def test_tasks_are_liberos_in_its_order(subset: Subset) -> None:
         assert (root / "bddl_files" / suite / f"{name}.bddl").is_file()
 
 
-@pytest.mark.parametrize("subset", list(Subset))
+@pytest.mark.parametrize("subset", STUDY)
 def test_a_task_is_known_by_its_stem_and_by_its_bddl_sentence(subset: Subset) -> None:
     spec = importlib.util.find_spec("libero")
     assert spec is not None
@@ -55,20 +60,24 @@ def test_a_task_is_known_by_its_stem_and_by_its_bddl_sentence(subset: Subset) ->
         assert sentence is not None
         for text in (name, sentence[1].strip()):
             assert libero_utils.task_in_words(subset, text) == task_id
-            assert [s for s in Subset if libero_utils.task_in_words(s, text) is not None] == [subset]
+            assert [s for s in STUDY if libero_utils.task_in_words(s, text) is not None] == [subset]
 
 
 def test_another_scenes_task_is_not_known_by_its_sentence() -> None:
     stem = "KITCHEN_SCENE3_turn_on_the_stove"  # of libero_90
     assert libero_utils.task_in_words(Subset.GOAL, "turn_on_the_stove") == 7
-    assert all(libero_utils.task_in_words(subset, stem) is None for subset in Subset)
+    assert all(libero_utils.task_in_words(subset, stem) is None for subset in STUDY)
 
 
 def test_instructions_lose_the_scene_and_the_underscores() -> None:
     long = libero_utils.task_names(Subset.LONG)
     assert libero_utils.instruction(long[8]) == "put both moka pots on the stove"
     assert libero_utils.instruction(libero_utils.task_names(Subset.GOAL)[7]) == "turn on the stove"
-    everything = [libero_utils.instruction(n) for s in Subset for n in libero_utils.task_names(s)]
+    ninety = libero_utils.task_names(Subset.NINETY)
+    assert len(ninety) == 90
+    assert libero_utils.instruction(ninety[0]) == "close the top drawer of the cabinet"  # KITCHEN_SCENE10
+    assert all("scene" not in libero_utils.instruction(name) for name in ninety)
+    everything = [libero_utils.instruction(n) for s in STUDY for n in libero_utils.task_names(s)]
     assert len(set(everything)) == 40
     assert all(text == text.lower() and "scene" not in text and "_" not in text for text in everything)
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, Subset
+from configs.schema import STUDY, ConfigError, Subset
 from configs.slices import OfficialSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo
@@ -347,7 +347,7 @@ def test_a_file_of_another_subset_is_refused(folder: Path) -> None:
 
 def test_an_unknown_file_is_refused_with_what_it_calls_itself(folder: Path) -> None:
     path = rename(folder, 0, "task9.hdf5", bddl_file_name="x/KITCHEN_SCENE3_turn_on_the_stove.bddl", problem_info="")
-    for subset in Subset:  # of libero_90; "turn on the stove" alone would be a task of goal
+    for subset in STUDY:  # of libero_90; "turn on the stove" alone would be a task of goal
         with pytest.raises(ConfigError, match=r"attributes name one \(task9, KITCHEN_SCENE3_turn_on_the_stove\)"):
             task_of_file(path, subset)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Subset
+from configs.schema import STUDY, Subset
 from data_pipeline.libero_utils import demo_file, task_names
 from experiment.cli import main
 from experiment.download import ARCHIVES, DATA_REPOSITORY
@@ -148,7 +148,7 @@ def test_says_where_the_files_come_from_and_what_is_here(tmp_path, capsys):
     write_synthetic_subset(tmp_path / "libero_long", Subset.LONG, tasks=(5,), demos=3, steps=4, size=8)
     assert main("download", ["--data_dir", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    for subset in Subset:
+    for subset in STUDY:
         assert ARCHIVES[subset] in said
         assert all(f"{name}_demo.hdf5" in said for name in task_names(subset))
     assert f"huggingface.co/datasets/{DATA_REPOSITORY}/tree/main/libero_10" in said

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, Look, Stepping, Subset
+from configs.schema import STUDY, EnvConfig, Look, Stepping, Subset
 from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE, SimulationUnstableError
 from data_pipeline.sim.environment import NO_OP, LiberoEnv
 
@@ -24,7 +24,7 @@ ONE_PER_ARENA = [
     (Subset.LONG, 4),  # living room
     (Subset.LONG, 5),  # study
 ]
-ALL_TASKS = [(subset, task_id) for subset in Subset for task_id in range(10)]
+ALL_TASKS = [(subset, task_id) for subset in STUDY for task_id in range(10)]
 CONFIG = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=128)
 
 
