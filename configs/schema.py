@@ -376,6 +376,12 @@ class EvalConfig:
     def __post_init__(self) -> None:
         check(self.protocol in ("standard", "nora"), f"eval.protocol={self.protocol!r}; allowed: standard, nora")
         in_range("eval.num_trials", self.num_trials, 1, 50)
+        in_range("eval.think_trials", self.think_trials, -1, 50)
+        in_range("eval.freeze_chunks", self.freeze_chunks, 1)
+        in_range("eval.max_new_tokens", self.max_new_tokens, 1)
+        in_range("eval.batch_rows", self.batch_rows, 1)
+        in_range("eval.videos", self.videos, 0)
+        in_range("eval.sim_workers", self.sim_workers, 1)
         if self.perturb:  # one spelling of `camera` and `camera:2`: it is part of the key
             object.__setattr__(self, "perturb", str(Perturbation.parse(self.perturb)))
 

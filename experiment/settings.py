@@ -42,6 +42,7 @@ FLAG_KEYS = {
 """Flags that are another spelling of a configuration key."""
 
 _ANNOTATOR = re.compile(r"^annotator=")  # annotator=llm
+_NAME = re.compile(r"[^\W_][\w.+-]{0,79}")
 _NOT_IN_VARIANT = ("preset", "eval", "executor", "trainer", "phase", "data.skip_bad")
 """Settings, with all that is under them, that leave the names of a study's folders as they are."""
 
@@ -63,8 +64,10 @@ def read_overrides(values: Namespace) -> tuple[str, list[str], list[str]]:
             raise ConfigError(f"a flag says {key}={value!r} and an override says {key}={given[key]!r}; keep one")
         if key not in given:
             overrides.append(f"{key}={text}")
-    if getattr(values, "num_workers", None) is not None and "eval.sim_workers" not in given:
-        overrides.append(f"eval.sim_workers={values.num_workers}")
+    if (workers := getattr(values, "num_workers", None)) is not None:
+        in_range("--num_workers", workers, 1)
+        if "eval.sim_workers" not in given:
+            overrides.append(f"eval.sim_workers={workers}")
     preset, said = resolve_preset(str(given.get("preset", "auto")))
     return preset, [said] if said else [], overrides
 
@@ -114,7 +117,6 @@ def data_workers(values: Namespace, config: ExperimentConfig, subsets: int) -> i
     `eval.sim_workers`, which the flag sets too unless it is given.
     """
     if values.num_workers is not None:
-        in_range("--num_workers", values.num_workers, 1)
         return values.num_workers
     return max(1, (config.executor.cores or usable_cores()) // subsets)
 
@@ -166,11 +168,22 @@ def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Se
     )
     changed = bool(overrides or extra)
     plain = compose.compose(phase, [f"preset={preset}"]) if changed else config
-    name = getattr(values, "name", "") or variant(resolved.config, _like(resolved.config, plain))
+    name = _given_name(values) or variant(resolved.config, _like(resolved.config, plain))
     check_model_flags(values, config)
     asks = config.annotator.kind == "llm" and "reasoning" in config.phase.sources
     allowed = (permission(values, config),) if asks else ()
     return Prepared(resolved, (*said, *resolved.decisions, *allowed), name)
+
+
+def _given_name(values: Namespace) -> str:
+    """`--name`, which becomes part of folder names."""
+    name = getattr(values, "name", "")
+    check(
+        not name or _NAME.fullmatch(name) is not None,
+        f"--name {name!r} becomes part of folder names; allowed: at most 80 letters, digits and . _ + -, the first a "
+        "letter or digit",
+    )
+    return name
 
 
 def _like(config: ExperimentConfig, plain: ExperimentConfig) -> ExperimentConfig:

@@ -131,6 +131,12 @@ def test_conversions() -> None:
         (lambda: ActionConfig(horizon=4, execute=5), "action.execute=5 is out of range; allowed: 1 to 4"),
         (lambda: LoraConfig(dropout=1.0), "lora.dropout=1.0"),
         (lambda: EvalConfig(protocol="mine"), "eval.protocol='mine'"),
+        (lambda: EvalConfig(sim_workers=0), "eval.sim_workers=0 is out of range; allowed: at least 1"),
+        (lambda: EvalConfig(batch_rows=0), "eval.batch_rows=0 is out of range; allowed: at least 1"),
+        (
+            lambda: TaskSelection(ninety=(90,)),
+            r"data.tasks.ninety=\[90\]; allowed: increasing task numbers from 0 to 89",
+        ),
         (lambda: Segment(Role.TEXT, "reasoning", -1), "loss_weight=-1"),
         (lambda: PhaseSpec("x", (Segment(Role.TEXT, "reasoning"),)), "the last segment must have role 'action'"),
         (lambda: PhaseSpec("x", ()), "the last segment must have role 'action'"),

@@ -29,7 +29,7 @@ def test_without_the_flag_the_subsets_of_a_run_share_the_cores(cores, subsets, w
 def test_the_flag_wins_and_is_checked():
     assert settings.data_workers(parse("run_experiment", "--num-workers", "3"), config(8), 4) == 3
     with pytest.raises(ConfigError, match="--num_workers=0 is out of range"):
-        settings.data_workers(parse("run_experiment", "--num_workers", "0"), config(8), 4)
+        settings.read_overrides(parse("run_experiment", "--num_workers", "0"))
 
 
 @pytest.mark.parametrize("command", ["run_experiment", "evaluate"])

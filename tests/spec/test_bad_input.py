@@ -37,6 +37,11 @@ def project(tmp_path, monkeypatch):
         ("--phase baseline --subset object --only trian", "unknown stage 'trian'"),
         ("--phase baseline --subset object --mode think", "no reasoning"),
         ("--phase baseline --subset object lora.rank=[1,", "lora.rank"),
+        ("--phase baseline --subset object --name ../../elsewhere", "part of folder names"),
+        ("--phase baseline --subset object --name a@b", "part of folder names"),
+        ("--phase baseline --subset object --num_workers 0", "--num_workers=0 is out of range"),
+        ("--phase baseline --subset 90", "for evaluation alone"),
+        ("--phase baseline --subset object eval.batch_rows=0", "eval.batch_rows=0 is out of range"),
     ],
 )
 def test_usage(argv, says, capsys, project):
