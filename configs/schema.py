@@ -372,8 +372,13 @@ class EvalConfig:
     videos: int = 2  # recorded rollouts per adapter and mode
     perturb: str = ""  # what is changed in every episode: camera:2 (configs/perturbation.py); "": nothing
     sim_workers: int = not_in_key(2)
+    envs_per_worker: int = not_in_key(2)  # with two, a worker steps one while the policy thinks about the other
+    recycle_episodes: int = not_in_key(100)  # a worker is replaced after so many; 0: never
 
     def __post_init__(self) -> None:
+        in_range("eval.sim_workers", self.sim_workers, 1)
+        in_range("eval.envs_per_worker", self.envs_per_worker, 1)
+        in_range("eval.recycle_episodes", self.recycle_episodes, 0)
         check(self.protocol in ("standard", "nora"), f"eval.protocol={self.protocol!r}; allowed: standard, nora")
         in_range("eval.num_trials", self.num_trials, 1, 50)
         in_range("eval.think_trials", self.think_trials, -1, 50)

@@ -19,7 +19,8 @@ from data_pipeline.whole_files import write_text
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, make_protocol, plan, to_row
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Policy
-from evaluation.rollout import Engine, Film
+from evaluation.progress import Film
+from evaluation.rollout import Engine
 from evaluation.simulators import SimulatorPool, shared_pool
 from evaluation.statistics import wilson
 
@@ -40,7 +41,7 @@ def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
     """See the module. Inputs `adapter`, and `base` where the adapter needs one trained here."""
     from evaluation.policy import load_subject  # torch: only when the stage runs
 
-    with shared_pool(config.eval.sim_workers, config.env) as pool:  # it starts while the model loads
+    with shared_pool(config.eval, config.env) as pool:  # it starts while the model loads
         subject = load_subject(config, context.inputs["adapter"], context.inputs.get("base"))
         return evaluate(config, context, subject, pool)
 

@@ -78,5 +78,5 @@ def load_replay(config: EvaluateSlice, regenerate: Path, split: Path) -> Subject
 def run_replay(config: EvaluateSlice, context: StageContext) -> list[str]:
     """Stage `replay`: like `evaluate`, of the control. Inputs `regenerate`, `split`; config.modes is no_think alone."""
     subject = load_replay(config, context.inputs["regenerate"], context.inputs["split"])
-    with shared_pool(config.eval.sim_workers, config.env) as pool:
+    with shared_pool(config.eval, config.env) as pool:
         return evaluate(config, context, subject, pool)

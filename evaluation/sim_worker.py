@@ -1,7 +1,8 @@
-"""One simulator process: runs the episodes it is asked to, one at a time, and renders only when the policy looks.
+"""One simulator process: several environments, each with its own episode; renders only when the policy looks.
 
-Started by `evaluation.simulators` with one socket; it speaks the messages below, pickled, and dies with its parent.
-Nothing here may import torch, peft or triton: importing them after software GL is up crashes the process.
+Started by `evaluation.simulators` with one socket and one piece of shared memory; it speaks `evaluation.messages` and
+dies with its parent. Nothing here may import torch, peft or triton: importing them after software GL is up crashes the
+process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import os
 import signal
 import socket
 import time
@@ -20,9 +22,10 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from configs.schema import EnvConfig, Subset
-from data_pipeline.contract import AGENTVIEW, EnvironmentProblem
+from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, SimulationUnstableError
 from data_pipeline.processes import die_with_parent
 from evaluation.episodes import EpisodeRequest
+from evaluation.messages import Begin, Chunk, Describe, Description, Failed, Ready, Setup, Unusable, View, map_frames
 
 
 class Env(Protocol):
@@ -44,60 +47,6 @@ EnvFactory = Callable[[Subset, int, EnvConfig], Env]
 
 
 @dataclass(frozen=True)
-class Describe:
-    """Parent: build the environment of a task and answer with its `Description`."""
-
-    subset: Subset
-    task_id: int
-
-
-@dataclass(frozen=True)
-class Description:
-    """Child: what the environment of a task is."""
-
-    task_name: str
-    instruction: str
-    fingerprint: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Parent: reset, settle and show."""
-
-    request: EpisodeRequest
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Parent: execute these actions, float32 [E, 7] in [-1, 1], gripper -1 open / +1 close."""
-
-    actions: np.ndarray
-
-
-@dataclass(frozen=True)
-class View:
-    """Child: the state after `steps` environment steps. `image` is None when the episode is over."""
-
-    image: np.ndarray | None  # uint8 [R, R, 3], agentview, ImageFrame.GL
-    description: Description
-    steps: int
-    success: bool
-    seconds: float  # spent on this message
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Child: imports are done."""
-
-
-@dataclass(frozen=True)
-class Unusable:
-    """Child: this machine cannot run the simulator; the message says what to do."""
-
-    message: str
-
-
-@dataclass(frozen=True)
 class _Built:
     """An environment and whose it is."""
 
@@ -106,25 +55,29 @@ class _Built:
     description: Description
 
 
-class Host:
-    """The child's side: one environment, and the episode in progress."""
+class Slot:
+    """One environment, and the episode in progress. frame: uint8 [R, R, 3], shared with the driver."""
 
-    def __init__(self, factory: EnvFactory, config: EnvConfig) -> None:
+    def __init__(self, factory: EnvFactory, config: EnvConfig, frame: np.ndarray) -> None:
         self._factory = factory
         self._config = config
+        self._frame = frame
         self._kept: _Built | None = None
         self._request: EpisodeRequest | None = None
         self._steps = 0
 
-    def answer(self, message: Describe | Begin | Chunk) -> Description | View:
+    def answer(self, message: Describe | Begin | Chunk) -> Description | View | Failed:
         """Do what the message asks."""
-        began = time.perf_counter()
         if isinstance(message, Describe):
             return self._environment(message.subset, message.task_id).description
-        if isinstance(message, Begin):
-            self._begin(message.request)
-            return self._view(began, success=False)
-        return self._view(began, success=self._execute(message.actions))
+        began = time.perf_counter()
+        try:
+            if isinstance(message, Begin):
+                self._begin(message.request)
+                return self._view("reset_s", began, success=False)
+            return self._view("physics_s", began, success=self._execute(message.actions))
+        except SimulationUnstableError as problem:  # the next reset mends it
+            return Failed(str(problem))
 
     def close(self) -> None:
         """Close the environment: its GL context must go before the interpreter does."""
@@ -168,12 +121,15 @@ class Host:
                 break
         return reached
 
-    def _view(self, began: float, *, success: bool) -> View:
-        request = self._current()
+    def _view(self, what: str, began: float, *, success: bool) -> View:
+        """Show the state. what: the kind of work that the time since `began` went into."""
+        request, acted = self._current(), time.perf_counter()
         built = self._environment(request.subset, request.key.task_id)
         over = success or self._steps >= request.protocol.max_steps
-        image = None if over else built.env.render(AGENTVIEW)
-        return View(image, built.description, self._steps, success, time.perf_counter() - began)
+        if not over:
+            self._frame[:] = built.env.render(AGENTVIEW)
+        spent = {what: acted - began, "render_s": time.perf_counter() - acted}
+        return View(built.description, self._steps, success=success, over=over, drawn=not over, spent=spent)
 
     def _current(self) -> EpisodeRequest:
         assert self._request is not None, "a chunk arrived before an episode began"
@@ -194,28 +150,33 @@ def _return_memory() -> None:
         trim(0)
 
 
-def serve(connection: Connection, factory: str) -> int:
-    """Answer messages until the parent closes its end. Returns the exit code."""
-    host: Host | None = None
+def serve(connection: Connection, memory: int, factory: str) -> int:
+    """Answer messages until the parent closes its end. memory: descriptor of the frames. Returns the exit code."""
+    slots: list[Slot] = []
     try:
-        host = Host(load_factory(factory), connection.recv())
+        setup: Setup = connection.recv()
+        frames = map_frames(memory, setup)
+        os.close(memory)
+        make = load_factory(factory)
+        slots = [Slot(make, setup.env, frame) for frame in frames]
         connection.send(Ready())
         while True:
-            connection.send(host.answer(connection.recv()))
+            number, message = connection.recv()
+            connection.send(slots[number].answer(message))
     except EOFError:
         return 0
     except EnvironmentProblem as problem:
         connection.send(Unusable(str(problem)))
         return 78
     finally:
-        if host is not None:
-            host.close()
+        for slot in slots:
+            slot.close()
 
 
 def main(argv: list[str]) -> int:
-    """Arguments: file descriptor of the socket, the parent's process id, the factory of environments."""
-    descriptor, parent_pid, factory = int(argv[0]), int(argv[1]), argv[2]
+    """Arguments: file descriptors of the socket and of the frames, the parent's process id, what makes environments."""
+    descriptor, memory, parent_pid, factory = int(argv[0]), int(argv[1]), int(argv[2]), argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     die_with_parent(parent_pid)
     with Connection(socket.socket(fileno=descriptor).detach()) as connection:
-        return serve(connection, factory)
+        return serve(connection, memory, factory)

@@ -1,77 +1,69 @@
-"""A pool of simulator processes, as the driver sees it: send a message, wait for answers, survive their deaths."""
+"""A pool of simulator processes, as the driver sees it: send a message, wait for answers, survive their deaths.
+
+Each process holds several environments (`slots`); a place for one episode is a seat. A process answers its seats in
+the order they were asked.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import IO
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 
-from configs.schema import EnvConfig, Subset
+from configs.schema import EnvConfig, EvalConfig, Subset
 from data_pipeline.contract import EnvironmentProblem
-from evaluation.sim_worker import Begin, Chunk, Describe, Description, Ready, Unusable, View
+from evaluation.messages import Begin, Chunk, Describe, Description, Failed, Ready, Setup, Unusable, View
+from evaluation.worker_process import Task, WorkerProcess, start_worker
 
 LIBERO = "data_pipeline.sim.environment:LiberoEnv"
 START_TIMEOUT_S = 300.0
 """For imports and the first assets; on a busy machine both take tens of seconds."""
 MAX_DESCRIBE_ATTEMPTS = 3
 
-_QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-_CHILD = "import sys; from evaluation.sim_worker import main; sys.exit(main(sys.argv[1:]))"
-_ROOT = Path(__file__).resolve().parents[1]
-_kept: dict[str, tuple[tuple[int, EnvConfig, str], SimulatorPool]] = {}
+_kept: dict[str, tuple[tuple[object, ...], SimulatorPool]] = {}
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A worker died or did not answer; a new one is in its place."""
+    """The simulator failed this seat's episode. If its process died, a new one is in its place."""
 
     reason: str
 
 
-@dataclass
-class Simulator:
-    """One worker process and what it is doing."""
+@dataclass(frozen=True)
+class Lost:
+    """The seat's episode went down with its process, which the episode of another seat had broken."""
 
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    log: IO[bytes]
-    ready: bool = False
-    asked_at: float | None = None  # monotonic time of the unanswered message, None when idle
-    task: tuple[Subset, int] | None = None  # whose environment it holds
 
-    @property
-    def idle(self) -> bool:
-        """Nothing asked, nothing owed."""
-        return self.asked_at is None
-
-    def last_words(self) -> str:
-        """The last line it wrote."""
-        self.log.seek(0)
-        lines = self.log.read().decode(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+Answer = View | Description | Broken | Lost
 
 
 class SimulatorPool:
-    """`workers` simulator processes for one EnvConfig. Close it, or use it as a context manager.
+    """`workers` simulator processes with `slots` environments each. Close it, or use it as a context manager.
 
-    A worker that dies or exceeds `timeout_s` on one message is replaced and reported as `Broken`. Raises
-    EnvironmentProblem when a worker cannot start at all: that is the machine's fault, not an episode's.
+    A worker that dies or exceeds `timeout_s` on one message is replaced: the seat it worked for is reported as
+    `Broken`, its other seats as `Lost`. After `recycle` episodes a worker is replaced too (0: never): what leaks in
+    MuJoCo, GL or Python goes with it. Raises EnvironmentProblem when a worker cannot start at all: that is the
+    machine's fault, not an episode's.
     """
 
-    def __init__(self, workers: int, env: EnvConfig, factory: str = LIBERO, timeout_s: float = 120.0) -> None:
-        self.env = env
+    def __init__(
+        self,
+        workers: int,
+        env: EnvConfig,
+        factory: str = LIBERO,
+        timeout_s: float = 120.0,
+        *,
+        slots: int = 1,
+        recycle: int = 0,
+    ) -> None:
         self.factory = factory
         self.timeout_s = timeout_s
-        self.simulators = [self._spawn() for _ in range(workers)]
+        self.recycle = recycle
+        self._setup = Setup(env, slots)
+        self.workers = [self._start() for _ in range(workers)]
 
     def __enter__(self) -> SimulatorPool:
         return self
@@ -81,155 +73,163 @@ class SimulatorPool:
 
     def close(self) -> None:
         """Close the sockets, which ends the workers; kill those that take longer than two seconds."""
-        for simulator in self.simulators:
-            simulator.connection.close()
-        for simulator in self.simulators:
-            _end(simulator.process, patience_s=2.0)
-            simulator.log.close()
-        self.simulators.clear()
+        for worker in self.workers:
+            worker.connection.close()
+        for worker in self.workers:
+            worker.close(patience_s=2.0)
+        self.workers.clear()
 
     def describe(self, subset: Subset, task_id: int) -> Description:
-        """Environment of one task, built by the first worker; waits for it. A worker that dies is asked again."""
-        index, attempts = self._place(0), 1
-        self._send(index, Describe(subset, task_id))
-        while True:
-            for who, answer in self.poll(1.0):
-                if isinstance(answer, Description):
-                    self.simulators[index].task = (subset, task_id)
-                    return answer
-                if who == index and isinstance(answer, Broken):
-                    if attempts == MAX_DESCRIBE_ATTEMPTS:
-                        raise EnvironmentProblem(
-                            f"the simulator could not build task {task_id} of {subset.value}: {answer.reason}"
-                        )
-                    attempts += 1
-                    self._send(index, Describe(subset, task_id))
+        """Environment of one task, built at the first seat; waits for it. A worker that dies is asked again."""
+        reason = ""
+        for _ in range(MAX_DESCRIBE_ATTEMPTS):
+            self._ask(0, Describe(subset, task_id), (subset, task_id))
+            answer = next(answer for seat, answer in self._listen() if seat == 0)
+            if isinstance(answer, Description):
+                return answer
+            assert isinstance(answer, Broken)
+            reason = answer.reason
+        raise EnvironmentProblem(f"the simulator could not build task {task_id} of {subset.value}: {reason}")
 
-    def idle(self) -> list[int]:
-        """Indices of workers with nothing to do."""
-        return [i for i, simulator in enumerate(self.simulators) if simulator.idle]
+    def free(self) -> list[int]:
+        """Seats without an episode, those of the emptiest workers first. A worker to be replaced has none."""
+        due = self.recycle or float("inf")
+        seats = [
+            (len(worker.episodes), slot * len(self.workers) + index)
+            for index, worker in enumerate(self.workers)
+            for slot in range(self._setup.slots)
+            if slot not in worker.episodes and worker.begun < due
+        ]
+        return [seat for _, seat in sorted(seats)]
 
-    def begin(self, index: int, message: Begin) -> None:
-        """Start an episode on an idle worker."""
-        index = self._place(index)
-        self.simulators[index].task = (message.request.subset, message.request.key.task_id)
-        self._send(index, message)
+    def preferred(self, seat: int, wanted: Sequence[Task]) -> int:
+        """Position in `wanted` of what this seat should run next.
 
-    def execute(self, index: int, chunk: Chunk) -> None:
-        """Send the next actions of the episode on this worker."""
-        self._send(index, chunk)
+        The task whose environment it holds; else one that no other seat holds; else the first.
+        """
+        index, slot = self._place(seat)
+        own = self.workers[index].tasks[slot]
+        held = {task for worker in self.workers for task in worker.tasks}
+        for good in (lambda task: task == own, lambda task: task not in held):
+            found = next((position for position, task in enumerate(wanted) if good(task)), None)
+            if found is not None:
+                return found
+        return 0
 
-    def poll(self, timeout_s: float) -> list[tuple[int, View | Description | Broken]]:
-        """Answers that arrived within timeout_s, with the worker's index."""
-        owed = [s.connection for s in self.simulators if not s.idle or not s.ready]
-        arrived = wait(owed, timeout_s) if owed else []
-        answers: list[tuple[int, View | Description | Broken]] = []
-        for index, simulator in enumerate(self.simulators):
-            answer = self._receive(index) if simulator.connection in arrived else self._overdue(index)
-            if answer is not None:
-                answers.append((index, answer))
+    def begin(self, seat: int, message: Begin) -> None:
+        """Start an episode at a free seat."""
+        index, slot = self._place(seat)
+        self._ask(seat, message, (message.request.subset, message.request.key.task_id))
+        self.workers[index].episodes.add(slot)
+        self.workers[index].begun += 1
+
+    def execute(self, seat: int, chunk: Chunk) -> None:
+        """Send the next actions of the episode at this seat."""
+        index, slot = self._place(seat)
+        self.workers[index].send(slot, chunk)
+
+    def leave(self, seat: int) -> None:
+        """The episode at this seat has ended."""
+        index, slot = self._place(seat)
+        worker = self.workers[index]
+        worker.episodes.discard(slot)
+        if self.recycle and worker.begun >= self.recycle and not worker.episodes:
+            self._restart(index)
+
+    def poll(self, timeout_s: float) -> list[tuple[int, Answer]]:
+        """All answers that have arrived, with their seats; waits up to timeout_s for the first."""
+        busy = [worker.connection for worker in self.workers if worker.busy]
+        arrived = wait(busy, timeout_s) if busy else []
+        answers: list[tuple[int, Answer]] = []
+        for index, worker in enumerate(self.workers):
+            limit_s = self.timeout_s if worker.ready else START_TIMEOUT_S
+            if worker.connection in arrived:
+                answers += self._received(index)
+            elif worker.owed and time.monotonic() - worker.since > limit_s:
+                answers += self._replace(index, f"gave no answer for {limit_s:g} s")
         return answers
 
-    def _receive(self, index: int) -> View | Description | Broken | None:
-        simulator = self.simulators[index]
+    def _place(self, seat: int) -> tuple[int, int]:
+        """Worker and slot: neighbouring seats are different workers'."""
+        slot, index = divmod(seat, len(self.workers))
+        return index, slot
+
+    def _ask(self, seat: int, message: Describe | Begin, task: Task) -> None:
+        """Send to a free seat, which may be that of a worker gone since an earlier stage."""
+        index, slot = self._place(seat)
+        worker = self.workers[index]
+        if worker.ready and not worker.episodes and worker.process.poll() is not None:
+            worker = self._restart(index)
+        worker.tasks[slot] = task
+        worker.send(slot, message)
+
+    def _listen(self) -> Iterator[tuple[int, Answer]]:
+        while True:
+            yield from self.poll(1.0)
+
+    def _received(self, index: int) -> Iterator[tuple[int, Answer]]:
+        """What one worker has sent."""
+        worker = self.workers[index]
         try:
-            message = simulator.connection.recv()
+            while worker.busy and worker.connection.poll():
+                message: View | Description | Failed | Ready | Unusable = worker.connection.recv()
+                worker.since = time.monotonic()
+                if isinstance(message, Unusable):
+                    raise EnvironmentProblem(message.message)
+                if isinstance(message, Ready):
+                    worker.ready = True
+                else:
+                    slot = worker.owed.pop(0)
+                    yield slot * len(self.workers) + index, _unpacked(message, worker, slot)
         except (EOFError, ConnectionResetError):
-            return self._replace(index, "died")
-        if isinstance(message, Ready):
-            simulator.ready = True
-            if simulator.asked_at is not None:
-                simulator.asked_at = time.monotonic()  # the clock of the message starts when it can be read
-            return None
-        if isinstance(message, Unusable):
-            raise EnvironmentProblem(message.message)
-        simulator.asked_at = None
-        return message
+            yield from self._replace(index, "died")
 
-    def _overdue(self, index: int) -> Broken | None:
-        simulator = self.simulators[index]
-        limit = self.timeout_s if simulator.ready else START_TIMEOUT_S
-        if simulator.asked_at is None or time.monotonic() - simulator.asked_at < limit:
-            return None
-        return self._replace(index, f"gave no answer for {limit:g} s")
-
-    def _send(self, index: int, message: Describe | Begin | Chunk) -> None:
-        simulator = self.simulators[index]
-        simulator.asked_at = time.monotonic()
-        try:
-            simulator.connection.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            return  # it is dead: poll() finds the closed socket and reports it
-
-    def _place(self, index: int) -> int:
-        """Make sure an idle worker is alive: one kept since an earlier stage may have gone."""
-        simulator = self.simulators[index]
-        if simulator.ready and simulator.process.poll() is not None:
-            self._bury(simulator)
-            simulator.log.close()
-            self.simulators[index] = self._spawn()
-        return index
-
-    def _replace(self, index: int, what: str) -> Broken:
-        simulator = self.simulators[index]
-        code = self._bury(simulator)
-        words = simulator.last_words()
-        simulator.log.close()
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        reason = f"simulator {what} ({how})" + (f": {words}" if words else "")
-        if not simulator.ready:
+    def _replace(self, index: int, what: str) -> Iterator[tuple[int, Answer]]:
+        """A new worker for a broken one. Blames the seat it worked for: the first one owed an answer."""
+        worker = self.workers[index]
+        reason = f"simulator {what} {worker.end(patience_s=0.5)}"
+        if not worker.ready:
             raise EnvironmentProblem(
                 f"the {reason} while starting. Try `python -c 'import {self.factory.partition(':')[0]}'`: "
                 "software GL (libegl1 libegl-mesa0 libgl1-mesa-dri) and the packages of uv.lock must be installed."
             )
-        self.simulators[index] = self._spawn()
-        return Broken(reason)
+        self._restart(index)
+        blamed = worker.owed[0]
+        yield blamed * len(self.workers) + index, Broken(reason)
+        for slot in sorted(worker.episodes - {blamed}):
+            yield slot * len(self.workers) + index, Lost()
 
-    def _bury(self, simulator: Simulator) -> int:
-        simulator.connection.close()
-        return _end(simulator.process, patience_s=0.5)
+    def _restart(self, index: int) -> WorkerProcess:
+        self.workers[index].close(patience_s=0.5)
+        self.workers[index] = self._start()
+        return self.workers[index]
 
-    def _spawn(self) -> Simulator:
-        ours, theirs = socket.socketpair()
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-        path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        arguments = [str(theirs.fileno()), str(os.getpid()), self.factory]
-        process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, *arguments],
-            env={**os.environ, **_QUIET, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C is for the driver
-        )
-        theirs.close()
-        connection = Connection(ours.detach())
-        connection.send(self.env)
-        return Simulator(process, connection, log)
+    def _start(self) -> WorkerProcess:
+        return start_worker(self._setup, self.factory)
 
 
-def _end(process: subprocess.Popen[bytes], patience_s: float) -> int:
-    """Wait, then kill. Returns the exit code."""
-    try:
-        return process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+def _unpacked(message: View | Description | Failed, worker: WorkerProcess, slot: int) -> Answer:
+    """The message with what it leaves behind: the picture in shared memory, the seat after a failed episode."""
+    if isinstance(message, Failed):
+        worker.episodes.discard(slot)
+        return Broken(message.reason)
+    if isinstance(message, View) and message.drawn:
+        return replace(message, image=worker.frames[slot].copy())
+    return message
 
 
 @contextlib.contextmanager
-def shared_pool(workers: int, env: EnvConfig, factory: str = LIBERO) -> Generator[SimulatorPool]:
+def shared_pool(config: EvalConfig, env: EnvConfig, factory: str = LIBERO) -> Generator[SimulatorPool]:
     """A pool that later stages of this process find again: starting one costs seconds of each evaluation.
 
     One is kept at a time; it goes with the process. After an exception it is closed, as episodes may be in progress.
     """
-    wanted = (workers, env, factory)
+    wanted = (config.sim_workers, config.envs_per_worker, config.recycle_episodes, env, factory)
     kept = _kept.pop("pool", None)
     if kept is not None and kept[0] != wanted:
         kept[1].close()
         kept = None
-    pool = kept[1] if kept is not None else SimulatorPool(workers, env, factory)
+    pool = kept[1] if kept is not None else make_pool(config, env, factory)
     try:
         yield pool
     except BaseException:
@@ -238,22 +238,15 @@ def shared_pool(workers: int, env: EnvConfig, factory: str = LIBERO) -> Generato
     _kept["pool"] = (wanted, pool)
 
 
+def make_pool(config: EvalConfig, env: EnvConfig, factory: str = LIBERO) -> SimulatorPool:
+    """A pool of the size that the settings ask for."""
+    return SimulatorPool(
+        config.sim_workers, env, factory, slots=config.envs_per_worker, recycle=config.recycle_episodes
+    )
+
+
 def release_pool() -> None:
     """Close the pool that `shared_pool` has kept, if any."""
     kept = _kept.pop("pool", None)
     if kept is not None:
         kept[1].close()
-
-
-def preferred(pool: SimulatorPool, index: int, wanted: Sequence[tuple[Subset, int]]) -> int:
-    """Position in `wanted` (subset, task) of what this worker should run next.
-
-    The task whose environment it holds; else one that no other worker holds; else the first.
-    """
-    own = pool.simulators[index].task
-    held = {simulator.task for simulator in pool.simulators}
-    for good in (lambda task: task == own, lambda task: task not in held):
-        found = next((position for position, task in enumerate(wanted) if good(task)), None)
-        if found is not None:
-            return found
-    return 0

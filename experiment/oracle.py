@@ -194,10 +194,10 @@ def _examine(
     from evaluation.episodes import make_protocol
     from evaluation.oracle import Examination, examine, recordings
     from evaluation.oracle_faults import Part
-    from evaluation.simulators import SimulatorPool
+    from evaluation.simulators import make_pool
 
     examinations: dict[Subset, Examination] = {}
-    with SimulatorPool(config.eval.sim_workers, config.env) as pool:
+    with make_pool(config.eval, config.env) as pool:
         for demonstrations in (d for d in found if d.subset in wanted):
             subset = demonstrations.subset
             path, faults = _sides(values, config, found, subset)

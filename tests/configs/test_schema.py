@@ -198,6 +198,7 @@ def test_only_speed_and_names_are_left_out_of_keys() -> None:
     in_rewording = set(canonical(RewordSlice(Subset.GOAL, "m", "u", "none", 0, 1)))  # keys of the stage that uses them
     left_out = {f.name for cls in every_dataclass() for f in dataclasses.fields(cls) if not f.metadata.get("key", True)}
     assert left_out <= {
-        "label", "workers", "sim_workers", "num_workers", "device", "log_every", "checkpoint_every", "folder",
-        "api_key_env", "usd_per_mtok_in", "usd_per_mtok_out", "max_usd", "concurrency", "timeout_s",
+        "label", "workers", "sim_workers", "envs_per_worker", "recycle_episodes", "num_workers", "device", "log_every",
+        "checkpoint_every", "folder", "api_key_env", "usd_per_mtok_in", "usd_per_mtok_out",
+        "max_usd", "concurrency", "timeout_s",
     } | in_rewording  # fmt: skip

@@ -38,10 +38,19 @@ def make_slice(**changes: object) -> EvaluateSlice:
     )
 
 
-def run(work: Path, *, workers: int = 2, policy: FakePolicy | None = None, timeout_s: float = 60, **changes: object):
+def run(
+    work: Path,
+    *,
+    workers: int = 2,
+    slots: int = 1,
+    recycle: int = 0,
+    policy: FakePolicy | None = None,
+    timeout_s: float = 60,
+    **changes: object,
+):
     work.mkdir(exist_ok=True)
     subject = Subject(policy or FakePolicy(), "a" * 64, {"phase": "any"})
-    with SimulatorPool(workers, ENV, FACTORY, timeout_s) as pool:
+    with SimulatorPool(workers, ENV, FACTORY, timeout_s, slots=slots, recycle=recycle) as pool:
         outputs = evaluate(make_slice(**changes), StageContext(work, {}), subject, pool)
     assert all((work / name).exists() for name in outputs)
     return [json.loads(line) for line in (work / "episodes.jsonl").read_text().splitlines()]
@@ -63,11 +72,12 @@ def test_every_planned_episode_has_one_row_in_order(tmp_path: Path) -> None:
 
 def test_worker_count_and_timing_change_nothing(tmp_path: Path) -> None:
     run(tmp_path / "one", workers=1)
-    slow = FakePolicy(delay_s=0.02)
-    run(tmp_path / "three", workers=3, policy=slow)
-    assert (tmp_path / "one/episodes.jsonl").read_bytes() == (tmp_path / "three/episodes.jsonl").read_bytes()
-    assert (tmp_path / "one/summary.json").read_bytes() == (tmp_path / "three/summary.json").read_bytes()
-    assert max(slow.batches) > 1
+    for name, workers, slots, recycle in (("three", 3, 1, 0), ("slots", 1, 3, 0), ("both", 2, 2, 2)):
+        slow = FakePolicy(delay_s=0.02)
+        run(tmp_path / name, workers=workers, slots=slots, recycle=recycle, policy=slow)
+        for record in ("episodes.jsonl", "summary.json"):
+            assert (tmp_path / "one" / record).read_bytes() == (tmp_path / name / record).read_bytes()
+        assert max(slow.batches) > 1
 
 
 def test_success_at_any_step_or_after_the_chunk(tmp_path: Path) -> None:
@@ -215,15 +225,15 @@ def test_a_kept_pool_is_found_again_even_if_a_process_died_meanwhile(tmp_path: P
     subject = Subject(FakePolicy(), "a" * 64, {"phase": "any"})
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        with shared_pool(2, ENV, FACTORY) as pool:
-            pids = [simulator.process.pid for simulator in pool.simulators]
+        with shared_pool(EvalConfig(), ENV, FACTORY) as pool:
+            pids = [worker.process.pid for worker in pool.workers]
             evaluate(make_slice(think_trials=0), StageContext(tmp_path / name, {}), subject, pool)
         if name == "one":
             os.kill(pids[0], signal.SIGKILL)
             first = pids
     assert pids[1] == first[1]
     assert (tmp_path / "two/episodes.jsonl").read_bytes() == (tmp_path / "calm/episodes.jsonl").read_bytes()
-    with pytest.raises(Interrupted), shared_pool(2, ENV, FACTORY):
+    with pytest.raises(Interrupted), shared_pool(EvalConfig(), ENV, FACTORY):
         raise Interrupted
     assert _gone(pids, within_s=5.0)
     release_pool()
