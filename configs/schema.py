@@ -65,6 +65,39 @@ class Mode(StrEnum):
     THINK = "think"
 
 
+class Component(StrEnum):
+    """What a chain of thought consists of, in embodied-CoT's order; each has a tag of its name."""
+
+    TASK = "task"
+    PLAN = "plan"
+    VISIBLE_OBJECTS = "visible_objects"
+    SUBTASK_REASONING = "subtask_reasoning"
+    SUBTASK = "subtask"
+    MOVE_REASONING = "move_reasoning"
+    MOVE = "move"
+    GRIPPER_POSITION = "gripper_position"
+
+
+class DropoutVariant(StrEnum):
+    """What reasoning dropout leaves out. `whole`: all of it, or nothing. `component`: each tag by itself, flow too, as
+    embodied-CoT does. `stage`: all of it, or the first `scheduled_stage` components."""
+
+    WHOLE = "whole"
+    COMPONENT = "component"
+    STAGE = "stage"
+
+
+class Corruption(StrEnum):
+    """What is made wrong about a segment on purpose, in training only: the control of an ablation.
+
+    `shuffled`: it is that of a step of another demonstration of the subset. `noisy_boxes`: its boxes are displaced.
+    """
+
+    NONE = "none"
+    SHUFFLED = "shuffled"
+    NOISY_BOXES = "noisy_boxes"
+
+
 class Normalization(StrEnum):
     """How pose deltas are scaled; the names are OpenVLA's and Octo's. See `data_pipeline.action_stats`."""
 
@@ -78,6 +111,11 @@ def not_in_key(default: Any) -> Any:
     return field(default=default, metadata={"key": False})
 
 
+def added(default: Any) -> Any:
+    """A field that came later: at its default it is not part of a key, so that older results keep theirs."""
+    return field(default=default, metadata={"unless": default})
+
+
 # ------------------------------------------------------------------ phases
 
 
@@ -88,9 +126,24 @@ class Segment:
     role: Role
     source: str  # key in Sample.parts: reasoning, flow, action
     loss_weight: float = 1.0
+    without: tuple[Component, ...] = added(())  # of a text: never written, in training or at test time
+    corrupt: Corruption = added(Corruption.NONE)
 
     def __post_init__(self) -> None:
         in_range("phase.segments.loss_weight", self.loss_weight, 0)
+        check(
+            self.role is Role.TEXT or not (self.without or self.corrupt is Corruption.NOISY_BOXES),
+            f"phase.segments: role {self.role.value!r} has no components and no boxes; `without` and "
+            "`corrupt: noisy_boxes` are for role 'text'",
+        )
+        check(
+            self.role is not Role.ACTION or self.corrupt is Corruption.NONE,
+            "phase.segments: the action is never corrupted",
+        )
+        check(
+            len(set(self.without)) < len(Component),
+            "phase.segments.without names every component; leave the segment out instead",
+        )
 
 
 @dataclass(frozen=True)
@@ -115,14 +168,32 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class ReasoningDropout:
-    """`prob` is the probability that a training sample has no reasoning at all."""
+    """`prob` is the probability that a training sample has no reasoning; of variant `component`, each tag's own."""
 
     prob: float = 0.5
     cot_loss_weight: float = 0.5  # the phase files interpolate it into their non-action segments
+    variant: DropoutVariant = DropoutVariant.WHOLE
+    scheduled_stage: int = 0  # of variant `stage`: the first components, never written; 0: all are
 
     def __post_init__(self) -> None:
         in_range("reasoning_dropout.prob", self.prob, 0, 1)
         in_range("reasoning_dropout.cot_loss_weight", self.cot_loss_weight, 0)
+        in_range("reasoning_dropout.scheduled_stage", self.scheduled_stage, 0, len(Component) - 1)
+        check(
+            self.scheduled_stage == 0 or self.variant is DropoutVariant.STAGE,
+            f"reasoning_dropout.scheduled_stage={self.scheduled_stage} needs reasoning_dropout.variant=stage",
+        )
+
+    def trimmed(self, phase: PhaseSpec) -> PhaseSpec:
+        """What the phase writes at this stage of the schedule, in training and at test time."""
+        early = tuple(Component)[: self.scheduled_stage]
+        segments = tuple(
+            dataclasses.replace(s, without=tuple(c for c in Component if c in (*early, *s.without)))
+            if s.role is Role.TEXT
+            else s
+            for s in phase.segments
+        )
+        return dataclasses.replace(phase, segments=segments)
 
 
 # ------------------------------------------------------------------ the simulator and the data
@@ -494,13 +565,17 @@ def _scalar(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
+_NEVER = object()
+
+
 def canonical(value: Any, *, key_only: bool = True) -> Any:
-    """Plain JSON view of a dataclass tree. With `key_only`, fields made by `not_in_key` are left out."""
+    """Plain JSON view of a dataclass tree. With `key_only`, without fields that are not part of a key now."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: canonical(getattr(value, f.name), key_only=key_only)
             for f in dataclasses.fields(value)
-            if f.metadata.get("key", True) or not key_only
+            if not key_only
+            or (f.metadata.get("key", True) and getattr(value, f.name) != f.metadata.get("unless", _NEVER))
         }
     if isinstance(value, Enum):
         return value.value

@@ -8,6 +8,7 @@ from configs.schema import (
     ActionConfig,
     AnnotatorConfig,
     BaseConfig,
+    DropoutVariant,
     EnvConfig,
     EvalConfig,
     LoraConfig,
@@ -18,6 +19,7 @@ from configs.schema import (
     PhaseSpec,
     Subset,
     TrainerConfig,
+    added,
     not_in_key,
 )
 
@@ -159,6 +161,7 @@ class TrainSlice:
     steps: int
     mixed_precision: str
     seed: int
+    dropout_variant: DropoutVariant = added(DropoutVariant.WHOLE)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class Sample:
     step: int
     image: np.ndarray  # uint8 [S, S, 3], ROT180 frame, the policy's input size
     instruction: str
-    parts: Mapping[str, Any]  # source name -> value: 'action' float32 [H, 7] normalised; 'reasoning' str; 'flow' codes
+    parts: Mapping[str, Any]  # source name -> value: 'action' float32 [H, 7] normalised; 'reasoning'; 'flow' codes
 
 
 def digest(value: Any) -> str:

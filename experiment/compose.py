@@ -25,6 +25,11 @@ _STANDARD_DEFAULTS = ["base", "_self_", {"preset": "nora_3b"}]
 _GROUPS = ("preset",)
 
 
+def ablations() -> dict[str, Path]:
+    """Name -> file of the controls in configs/ablations/, which --all-phases leaves out."""
+    return {path.stem: path for path in sorted((CONFIGS / "ablations").glob("*.yaml"))}
+
+
 def phase_files() -> dict[str, Path]:
     """Name -> file of every phase in configs/, in the table's order: fewest segments first."""
     found = {path: _read_yaml(path) for path in sorted(CONFIGS.glob("*.yaml"))}
@@ -35,7 +40,7 @@ def phase_files() -> dict[str, Path]:
 
 def find_phase(text: str) -> Path:
     """A phase by name, or by the path of its YAML file. Raises ConfigError with the nearest name."""
-    known = phase_files()
+    known = phase_files() | ablations()
     if text in known:
         return known[text]
     path = Path(text).expanduser()

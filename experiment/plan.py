@@ -192,7 +192,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
         inputs["base"] = data.base()
     slice_ = TrainSlice(
         subset=subset,
-        phase=config.phase,
+        phase=config.reasoning_dropout.trimmed(config.phase),
         reasoning_dropout_prob=config.reasoning_dropout.prob,
         lora=config.lora,
         optimizer=config.optimizer,
@@ -204,6 +204,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
         steps=config.max_train_steps,
         mixed_precision=config.mixed_precision,
         seed=config.seed,
+        dropout_variant=config.reasoning_dropout.variant,
     )
     return make_node("train", run.slug, slice_, inputs)
 

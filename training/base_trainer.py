@@ -138,4 +138,4 @@ class BaseInputs(Dataset[StepInput]):
         )
 
     def _reasoning_only(self, number: int) -> tuple[Span, ...]:
-        return spans(self._layout, self._data.sample(number), reason=True)[:2]
+        return spans(self._layout, self._data.sample(number))[:2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.schema import ConfigError, Role
+from configs.schema import ConfigError, DropoutVariant, Role
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Annotation, Episode, EpisodeId, FlowTokens, Sample
 from data_pipeline.image_frame import policy_image
+from training.corruption import corrupted
 from training.layout import (
     IGNORE,
     ROLES,
     Layout,
     TokenSequence,
-    draw_reason,
+    draw_dropped,
     flatten,
-    render_reasoning,
     sample_generator,
     spans,
 )
@@ -84,10 +84,19 @@ class TrainingData:
         step = number - episode.first_frame
         parts: dict[str, Any] = {ACTION: action_chunk(episode.actions, step, self.horizon)}
         if episode.annotation is not None:
-            parts[REASONING] = render_reasoning(episode.annotation.steps[step])
+            parts[REASONING] = episode.annotation.steps[step]
         if episode.flow is not None:
             parts[FLOW] = flow_codes(episode.flow, step)
         return Sample(episode.id, step, self.frames[number], episode.instruction, parts)
+
+    def elsewhere(self, number: int, rng: np.random.Generator) -> Sample:
+        """A sample of any episode but that of `number`, all of them equally likely."""
+        episode = self.episodes[self.owner[number]]
+        own = len(episode.actions)
+        if own == len(self):
+            raise ConfigError("shuffled segments need at least two training demonstrations; this split has one")
+        drawn = int(rng.integers(len(self) - own))
+        return self.sample(drawn if drawn < episode.first_frame else drawn + own)
 
 
 def action_chunk(actions: np.ndarray, step: int, horizon: int) -> np.ndarray:
@@ -243,8 +252,9 @@ class SamplingPlan:
     seed: int
     batch_size: int  # samples per forward pass, at most
     accumulation: int
-    reasoning_dropout_prob: float  # probability of no reasoning at all
+    reasoning_dropout_prob: float  # probability of no reasoning at all, or of each of its pieces
     shift_px: int = 0
+    variant: DropoutVariant = DropoutVariant.WHOLE
 
     @property
     def global_batch(self) -> int:
@@ -294,9 +304,11 @@ class StepInputs(Dataset[StepInput]):
 
     def _draw(self, epoch: int, number: int) -> tuple[TokenSequence, np.ndarray, bool]:
         """One sample as tokens and image, and whether it reasons."""
-        plan, sample = self._plan, self._data.sample(number)
-        key = (plan.seed, epoch, sample.episode, sample.step)
-        written = spans(self._layout, sample, reason=draw_reason(plan.reasoning_dropout_prob, *key))
+        plan = self._plan
+        key = (plan.seed, epoch, *self._data.where(number))
+        other = partial(self._data.elsewhere, number)
+        sample = corrupted(self._data.sample(number), self._layout.phase, other, plan.seed, epoch)
+        written = spans(self._layout, sample, draw_dropped(plan.variant, plan.reasoning_dropout_prob, *key))
         image = (
             shift_image(sample.image, plan.shift_px, sample_generator(*key, "shift")) if plan.shift_px else sample.image
         )

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError, PhaseSpec, Role, Segment, check
+from configs.schema import Component, ConfigError, DropoutVariant, PhaseSpec, Role, Segment, check
 from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
 
 IGNORE = -100
@@ -29,19 +29,13 @@ IGNORE = -100
 ROLES: tuple[Role, ...] = tuple(Role)
 """A token's role is stored as its index here."""
 
-TAGS = (
-    "TASK",
-    "PLAN",
-    "VISIBLE OBJECTS",
-    "SUBTASK REASONING",
-    "SUBTASK",
-    "MOVE REASONING",
-    "MOVE",
-    "GRIPPER POSITION",
-)
+TAGS = tuple(component.name.replace("_", " ") for component in Component)
 FLOW_TAG = "FLOW: "
 ACTION_TAG = "ACTION: "
 SYSTEM_PROMPT = "You are a helpful assistant."
+PIECES: tuple[Component | Role, ...] = (*Component, Role.FLOW)
+"""What reasoning dropout may leave out."""
+EVERYTHING = frozenset(PIECES)
 IMAGE_TOKEN = "<|image_pad|>"
 END_TOKEN = "<|im_end|>"
 
@@ -54,8 +48,8 @@ _BOX = re.compile(r"(?P<name>[^\[\]]+?) \[(\d+), (\d+), (\d+), (\d+)\](?:, |\Z)"
 # ------------------------------------------------------------------ reasoning as text, and back
 
 
-def render_reasoning(reasoning: StepReasoning) -> str:
-    """The chain of thought as one line, without FLOW and ACTION.
+def render_reasoning(reasoning: StepReasoning, without: Collection[Component | Role] = ()) -> str:
+    """The chain of thought as one line, without FLOW and ACTION, and without some of its components.
 
     Raises ValueError where a text contains a tag, a line break or a control token, or a name contains a bracket:
     it could not be read back.
@@ -75,7 +69,8 @@ def render_reasoning(reasoning: StepReasoning) -> str:
     for box in reasoning.visible_objects:
         if not box.name or box.name != _plain(box.name).strip(" ,") or set(box.name) & set("[]"):
             raise ValueError(f"object name {box.name!r} cannot be written as 'name [x0, y0, x1, y1]'")
-    return " ".join(f"{tag}: {value}" for tag, value in zip(TAGS, values, strict=True))
+    written = zip(Component, TAGS, values, strict=True)
+    return " ".join(f"{tag}: {value}" for component, tag, value in written if component not in without)
 
 
 def parse_reasoning(text: str) -> StepReasoning | None:
@@ -193,16 +188,17 @@ def inference_prefix(layout: Layout, instruction: str) -> tuple[int, ...]:
     return tuple(layout.encode_text(f"{system}{user}<|im_start|>assistant\n"))
 
 
-def spans(layout: Layout, sample: Sample, *, reason: bool) -> tuple[Span, ...]:
-    """Prompt, then the phase's segments in order. `reason=False` gives the action-only target, whatever the phase.
+def spans(layout: Layout, sample: Sample, dropped: Collection[Component | Role] = ()) -> tuple[Span, ...]:
+    """Prompt, then the phase's segments in order, `dropped` pieces left out with their tags.
 
-    A part that is None (flow near the end of an episode) is left out with its tag.
+    Without EVERYTHING the target is the action alone, whatever the phase. A part that is None (flow near the end of an
+    episode) is left out too.
     """
-    written = _present(layout.phase, sample) if reason else ()
+    written = _present(layout.phase, sample, dropped)
     out = [Span(inference_prefix(layout, sample.instruction), Role.PROMPT)]
     for number, segment in enumerate(written):
         lead = " " if number else ""
-        out.append(Span(_write(layout, segment, sample.parts[segment.source], lead), segment.role))
+        out.append(Span(_write(layout, segment, sample.parts[segment.source], lead, dropped), segment.role))
     if written:
         out.append(Span(action_tag_ids(layout), _closing_role(written)))
     action = layout.phase.segments[-1]
@@ -219,8 +215,14 @@ def action_tag_ids(layout: Layout) -> tuple[int, ...]:
 def opening_ids(layout: Layout) -> tuple[int, ...]:
     """First ids of a sequence that reasons: what `think` forces the decoder to begin with. () without reasoning."""
     first = layout.phase.segments[0]
-    openings = {Role.TEXT: f"{TAGS[0]}:", Role.FLOW: FLOW_TAG}
-    return tuple(layout.encode_text(openings[first.role])) if first.role in openings else ()
+    match first.role:
+        case Role.TEXT:
+            tag = next(tag for component, tag in zip(Component, TAGS, strict=True) if component not in first.without)
+            return tuple(layout.encode_text(f"{tag}:"))
+        case Role.FLOW:
+            return tuple(layout.encode_text(FLOW_TAG))
+        case _:
+            return ()
 
 
 def flatten(written: Sequence[Span]) -> TokenSequence:
@@ -244,20 +246,27 @@ def role_weights(phase: PhaseSpec) -> dict[Role, float]:
     return weights
 
 
-def _present(phase: PhaseSpec, sample: Sample) -> tuple[Segment, ...]:
+def _present(phase: PhaseSpec, sample: Sample, dropped: Collection[Component | Role]) -> tuple[Segment, ...]:
     for segment in phase.segments:
         if segment.source not in sample.parts:
             have = ", ".join(sorted(sample.parts))
             raise ConfigError(
                 f"phase {phase.name!r} needs {segment.source!r}, which the data does not offer (have: {have})"
             )
-    return tuple(s for s in phase.segments[:-1] if sample.parts[s.source] is not None)
+    return tuple(s for s in phase.segments[:-1] if sample.parts[s.source] is not None and not _is_dropped(s, dropped))
 
 
-def _write(layout: Layout, segment: Segment, value: Any, lead: str) -> tuple[int, ...]:
+def _is_dropped(segment: Segment, dropped: Collection[Component | Role]) -> bool:
+    text = segment.role is Role.TEXT
+    return {*Component} <= {*segment.without, *dropped} if text else segment.role in dropped
+
+
+def _write(
+    layout: Layout, segment: Segment, value: Any, lead: str, dropped: Collection[Component | Role]
+) -> tuple[int, ...]:
     match segment.role:
         case Role.TEXT:
-            return tuple(layout.encode_text(f"{lead}{value}"))
+            return tuple(layout.encode_text(lead + render_reasoning(value, {*segment.without, *dropped})))
         case Role.FLOW:
             codes = (layout.vocabulary.flow_start + int(c) for c in value)
             return (*layout.encode_text(f"{lead}{FLOW_TAG}"), *codes)
@@ -280,6 +289,20 @@ def sample_generator(seed: int, epoch: int, episode: EpisodeId, step: int, purpo
     """A generator that depends on what is drawn for, never on when or where it is drawn."""
     key = (seed, epoch, zlib.crc32(str(episode).encode()), step, zlib.crc32(purpose.encode()))
     return np.random.default_rng(key)
+
+
+def draw_dropped(
+    variant: DropoutVariant, prob: float, seed: int, epoch: int, episode: EpisodeId, step: int
+) -> frozenset[Component | Role]:
+    """What this sample's reasoning leaves out in this epoch, each with probability `prob`.
+
+    Of `component` each piece by itself, flow too; otherwise everything or nothing.
+    """
+    key = (seed, epoch, episode, step)
+    if variant is not DropoutVariant.COMPONENT:
+        return frozenset() if draw_reason(prob, *key) else EVERYTHING
+    drawn = sample_generator(*key, "components").random(len(PIECES)) < prob
+    return frozenset(piece for piece, out in zip(PIECES, drawn, strict=True) if out)
 
 
 def draw_reason(dropout_prob: float, seed: int, epoch: int, episode: EpisodeId, step: int) -> bool:

@@ -247,7 +247,13 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     layout = make_layout(
         config.phase, tokenizer, actions, num_flow, config.model.image_size, config.model.system_prompt
     )
-    plan = SamplingPlan(config.seed, config.batch_size, config.accumulation, config.reasoning_dropout_prob)
+    plan = SamplingPlan(
+        seed=config.seed,
+        batch_size=config.batch_size,
+        accumulation=config.accumulation,
+        reasoning_dropout_prob=config.reasoning_dropout_prob,
+        variant=config.dropout_variant,
+    )
     run = Run(
         model=adapted.get_base_model(),
         inputs=StepInputs(data, layout, plan, config.steps),

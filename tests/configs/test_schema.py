@@ -14,8 +14,11 @@ import yaml
 from configs import schema
 from configs.schema import (
     ActionConfig,
+    Component,
     ConfigError,
+    Corruption,
     DataConfig,
+    DropoutVariant,
     EnvConfig,
     EvalConfig,
     ExperimentConfig,
@@ -23,6 +26,7 @@ from configs.schema import (
     Mode,
     ModelConfig,
     PhaseSpec,
+    ReasoningDropout,
     Role,
     Segment,
     Subset,
@@ -139,6 +143,12 @@ def test_conversions() -> None:
         ),
         (lambda: Segment(Role.TEXT, "reasoning", -1), "loss_weight=-1"),
         (lambda: PhaseSpec("x", (Segment(Role.TEXT, "reasoning"),)), "the last segment must have role 'action'"),
+        (lambda: Segment(Role.FLOW, "flow", without=(Component.MOVE,)), "role 'flow' has no components"),
+        (lambda: Segment(Role.FLOW, "flow", corrupt=Corruption.NOISY_BOXES), "role 'flow' has no components"),
+        (lambda: Segment(Role.ACTION, "action", corrupt=Corruption.SHUFFLED), "the action is never corrupted"),
+        (lambda: Segment(Role.TEXT, "reasoning", without=tuple(Component)), "names every component"),
+        (lambda: ReasoningDropout(scheduled_stage=2), "needs reasoning_dropout.variant=stage"),
+        (lambda: ReasoningDropout(variant=DropoutVariant.STAGE, scheduled_stage=8), "allowed: 0 to 7"),
         (lambda: PhaseSpec("x", ()), "the last segment must have role 'action'"),
     ],
 )
@@ -162,6 +172,16 @@ def test_canonical_leaves_out_what_cannot_change_a_result() -> None:
     assert "workers" not in canonical(few)
     assert canonical(few, key_only=False) != canonical(many, key_only=False)
     assert canonical(RegenerateSlice(Subset.LONG, EnvConfig())) != canonical(few)
+
+
+def test_a_field_that_came_later_is_part_of_the_key_only_where_it_is_used() -> None:
+    assert set(canonical(Segment(Role.TEXT, "reasoning"))) == {"role", "source", "loss_weight"}
+    assert canonical(Segment(Role.TEXT, "reasoning", corrupt=Corruption.SHUFFLED))["corrupt"] == "shuffled"
+    trimmed = ReasoningDropout(variant=DropoutVariant.STAGE, scheduled_stage=1).trimmed(
+        PhaseSpec("x", (Segment(Role.TEXT, "reasoning", without=(Component.MOVE,)), Segment(Role.ACTION, "action")))
+    )
+    assert canonical(trimmed)["segments"][0]["without"] == ["task", "move"]
+    assert build(PhaseSpec, canonical(trimmed)) == trimmed
 
 
 def test_canonical_is_json_and_builds_the_same_again() -> None:

@@ -4,7 +4,8 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PHASES = {path.stem for path in (ROOT / "configs").glob("*.yaml")} - {"base", "study"}
+FOLDERS = (ROOT / "configs", ROOT / "configs" / "ablations")
+PHASES = {path.stem for folder in FOLDERS for path in folder.glob("*.yaml")} - {"base", "study"}
 PACKAGES = ("configs", "data_pipeline", "flow_pipeline", "training", "evaluation", "experiment")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from configs.schema import ConfigError, PhaseSpec, Role, Segment, Subset
+from configs.schema import Component, ConfigError, DropoutVariant, PhaseSpec, ReasoningDropout, Role, Segment, Subset
 from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
 from tests.helpers.tiny_adapter import (
     ACTION,
@@ -29,11 +30,14 @@ from tests.helpers.training_study import Study, step_reasoning
 from training import action_tokenizer
 from training.dataset import load_training_data
 from training.layout import (
+    EVERYTHING,
     IGNORE,
+    PIECES,
     ROLES,
     TAGS,
     Layout,
     action_tag_ids,
+    draw_dropped,
     draw_reason,
     flatten,
     inference_prefix,
@@ -64,7 +68,7 @@ def layout_of(base: Path, phase: PhaseSpec) -> Layout:
 def sample() -> Sample:
     parts = {
         "action": smooth_chunks(1, seed=3)[0],
-        "reasoning": render_reasoning(REASONING),
+        "reasoning": REASONING,
         "flow": np.arange(16, dtype=np.uint16),
     }
     return Sample(EpisodeId(Subset.OBJECT, 0, 1), 5, np.zeros((56, 56, 3), np.uint8), INSTRUCTION, parts)
@@ -130,18 +134,20 @@ def test_a_broken_box_is_none() -> None:
 
 
 @pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("reason", [False, True])
-def test_the_prefix_begins_every_training_sequence(base: Path, phase: PhaseSpec, reason: bool) -> None:
+@pytest.mark.parametrize("dropped", [(), EVERYTHING])
+def test_the_prefix_begins_every_training_sequence(
+    base: Path, phase: PhaseSpec, dropped: Collection[Component | Role]
+) -> None:
     layout = layout_of(base, phase)
     prefix = inference_prefix(layout, INSTRUCTION.upper())
-    sequence = flatten(spans(layout, sample(), reason=reason))
+    sequence = flatten(spans(layout, sample(), dropped))
     assert tuple(sequence.ids[: len(prefix)]) == prefix
     assert (sequence.labels[: len(prefix)] == IGNORE).all()
     assert (sequence.labels[len(prefix) :] == sequence.ids[len(prefix) :]).all()
 
 
 def test_without_reasoning_every_phase_writes_the_same_bytes(base: Path) -> None:
-    written = [flatten(spans(layout_of(base, phase), sample(), reason=False)) for phase in (*PHASES, FLOW_ONLY)]
+    written = [flatten(spans(layout_of(base, phase), sample(), EVERYTHING)) for phase in (*PHASES, FLOW_ONLY)]
     assert all((w.ids == written[0].ids).all() and (w.roles == written[0].roles).all() for w in written)
 
 
@@ -159,7 +165,7 @@ def test_the_prompt_is_that_of_the_chat_template(base: Path) -> None:
 
 def test_segments_follow_the_phase(base: Path) -> None:
     layout = layout_of(base, TEXT_FLOW_COT)
-    whole = reader(base, layout)(flatten(spans(layout, sample(), reason=True)).ids.tolist())
+    whole = reader(base, layout)(flatten(spans(layout, sample())).ids.tolist())
     answer = whole.split("<|im_start|>assistant\n")[1]
     flow = "".join(f"<flow_{i}>" for i in range(16))
     assert answer.startswith(f"{render_reasoning(REASONING)} FLOW: {flow} ACTION: <robot_action_")
@@ -170,21 +176,21 @@ def test_absent_flow_leaves_no_trace(base: Path) -> None:
     near_the_end = sample()
     parts = dict(near_the_end.parts) | {"flow": None}
     near_the_end = replace(near_the_end, parts=parts)
-    with_text = spans(layout_of(base, TEXT_FLOW_COT), near_the_end, reason=True)
-    assert with_text == spans(layout_of(base, TEXT_COT), near_the_end, reason=True)
-    alone = spans(layout_of(base, FLOW_ONLY), near_the_end, reason=True)
-    assert alone == spans(layout_of(base, BASELINE), near_the_end, reason=False)
+    with_text = spans(layout_of(base, TEXT_FLOW_COT), near_the_end)
+    assert with_text == spans(layout_of(base, TEXT_COT), near_the_end)
+    alone = spans(layout_of(base, FLOW_ONLY), near_the_end)
+    assert alone == spans(layout_of(base, BASELINE), near_the_end, EVERYTHING)
 
 
 def test_a_missing_part_is_named(base: Path) -> None:
     bare = replace(sample(), parts={"action": sample().parts["action"]})
     with pytest.raises(ConfigError, match="needs 'reasoning'"):
-        spans(layout_of(base, TEXT_COT), bare, reason=True)
+        spans(layout_of(base, TEXT_COT), bare)
 
 
 def test_the_action_tag_belongs_to_the_text_and_the_end_to_the_action(base: Path) -> None:
     layout = layout_of(base, TEXT_FLOW_COT)
-    written = spans(layout, sample(), reason=True)
+    written = spans(layout, sample())
     assert [s.role for s in written] == [Role.PROMPT, Role.TEXT, Role.FLOW, Role.TEXT, Role.ACTION]
     assert written[3].ids == action_tag_ids(layout)
     assert written[4].ids[-1] == layout.vocabulary.end
@@ -203,7 +209,7 @@ def test_one_weight_per_role() -> None:
 def test_golden_sequences(base: Path, phase: PhaseSpec, renew_golden: bool) -> None:
     layout = layout_of(base, phase)
     weights, read = role_weights(phase), reader(base, layout)
-    sequence = flatten(spans(layout, sample(), reason=True))
+    sequence = flatten(spans(layout, sample()))
     rows = zip(sequence.ids, sequence.labels, sequence.weights, (ROLES[r] for r in sequence.roles), strict=True)
     lines = [
         f"{token:5d} {role.value:6s} {weights.get(role, 0) * weight:4.2f} {label:5d} {read([token])!r}"
@@ -226,6 +232,54 @@ def test_the_draw_depends_on_identity_alone() -> None:
     assert 0.45 < np.mean(draws) < 0.55
     assert not any(draw_reason(1.0, 42, 0, episode, step) for step in range(100))
     assert all(draw_reason(0.0, 42, 0, episode, step) for step in range(100))
+
+
+def draws(variant: DropoutVariant, prob: float) -> list[frozenset[Component | Role]]:
+    episode = EpisodeId(Subset.OBJECT, 3, 1)
+    return [draw_dropped(variant, prob, 42, epoch, episode, step) for epoch in range(40) for step in range(100)]
+
+
+@pytest.mark.parametrize("prob", [0.2, 0.5])
+def test_components_are_dropped_one_by_one(prob: float) -> None:
+    drawn = draws(DropoutVariant.COMPONENT, prob)
+    out = np.array([[piece in dropped for piece in PIECES] for dropped in drawn])
+    assert np.abs(out.mean(0) - prob).max() < 0.03
+    together = np.corrcoef(out.T) - np.eye(len(PIECES))
+    assert np.abs(together).max() < 0.06, "pieces must not be dropped together"
+    assert drawn == draws(DropoutVariant.COMPONENT, prob)
+
+
+@pytest.mark.parametrize("variant", [DropoutVariant.WHOLE, DropoutVariant.STAGE])
+def test_whole_is_everything_or_nothing_as_it_always_was(variant: DropoutVariant) -> None:
+    episode = EpisodeId(Subset.OBJECT, 3, 1)
+    reasons = [draw_reason(0.3, 42, epoch, episode, step) for epoch in range(40) for step in range(100)]
+    assert draws(variant, 0.3) == [frozenset() if reason else EVERYTHING for reason in reasons]
+    assert 0.67 < np.mean(reasons) < 0.73
+
+
+def test_what_is_dropped_leaves_no_trace_and_the_rest_its_order(base: Path) -> None:
+    layout = layout_of(base, TEXT_FLOW_COT)
+    dropped = frozenset({Component.TASK, Component.VISIBLE_OBJECTS, Component.MOVE, Role.FLOW})
+    answer = reader(base, layout)(flatten(spans(layout, sample(), dropped)).ids.tolist()).split("assistant\n")[1]
+    kept = ("PLAN", "SUBTASK REASONING", "SUBTASK", "MOVE REASONING", "GRIPPER POSITION", "ACTION")
+    assert re.findall(r"[A-Z]{2,}(?: [A-Z]{2,})?(?=:)", answer) == list(kept)
+    assert answer.startswith(f"PLAN: {REASONING.plan} SUBTASK REASONING:")
+    assert spans(layout, sample(), EVERYTHING) == spans(layout_of(base, BASELINE), sample())
+    words = spans(layout, sample(), frozenset(Component))
+    assert words == spans(layout_of(base, FLOW_ONLY), sample())
+
+
+@pytest.mark.parametrize("stage", range(8))
+def test_a_stage_trims_the_first_components_in_training_and_at_test_time(base: Path, stage: int) -> None:
+    phase = ReasoningDropout(variant=DropoutVariant.STAGE, scheduled_stage=stage).trimmed(TEXT_FLOW_COT)
+    layout = layout_of(base, phase)
+    written = spans(layout, sample())
+    text = reader(base, layout)(written[1].ids)
+    whole = render_reasoning(REASONING)
+    assert text == whole[whole.index(f" {TAGS[stage]}: ") + 1 if stage else 0 :]
+    assert written[1].ids[: len(opening_ids(layout))] == opening_ids(layout)
+    assert reader(base, layout)(opening_ids(layout)) == f"{TAGS[stage]}:"
+    assert (phase == TEXT_FLOW_COT) == (stage == 0)
 
 
 def test_the_prompt_does_not_see_the_future(study: Study, base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from configs.schema import LoraConfig, PhaseSpec, Role
 from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, FLOW_CODES, TEXT, TEXT_COT, TEXT_FLOW_COT, smooth_chunks
 from tests.training.test_layout import layout_of, sample
 from training.dataset import Batch, collate, role_totals
-from training.layout import IGNORE, TokenSequence, flatten, role_weights, spans
+from training.layout import EVERYTHING, IGNORE, TokenSequence, flatten, role_weights, spans
 from training.lora_model import add_flow_tokens, attach_lora, load_base
 from training.loss import role_shares, token_losses, weighted_sum
 
@@ -25,7 +25,7 @@ def sequences(base: Path, phase: PhaseSpec, reasons: list[bool]) -> list[TokenSe
     layout = layout_of(base, phase)
     chunks = smooth_chunks(len(reasons), seed=5)
     samples = [replace(sample(), parts={**sample().parts, "action": c}) for c in chunks]
-    return [flatten(spans(layout, s, reason=r)) for s, r in zip(samples, reasons, strict=True)]
+    return [flatten(spans(layout, s, () if r else EVERYTHING)) for s, r in zip(samples, reasons, strict=True)]
 
 
 def batch_of(base: Path, phase: PhaseSpec, chosen: list[TokenSequence]) -> Batch:
