@@ -26,6 +26,7 @@ from data_pipeline import libero_utils  # noqa: E402
 from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem, SimulationUnstableError  # noqa: E402
 from data_pipeline.sim import assets, rendering  # noqa: E402
 from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
+from data_pipeline.sim.perturbation import Unperturbed  # noqa: E402
 from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
 from data_pipeline.sim.stepping import Stepper  # noqa: E402
 
@@ -59,7 +60,7 @@ class LiberoEnv:
         self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
         self._fixtures = {name: self.body_of(name) for name in self.fixture_names}
         self._pristine_poses = self.model.body_pos.copy(), self.model.body_quat.copy()
-        self._pristine_sites = self.model.site_rgba.copy()
+        self._unperturbed = Unperturbed(self.model)
         self._restore_compiled_poses()
         self._stepper = Stepper(self.raw, config.stepping)
         self._renderer: Renderer | None = None
@@ -261,6 +262,7 @@ class LiberoEnv:
 
     def _reset_raw(self) -> None:
         """Robosuite's soft reset, after undoing what it leaves behind: fixture poses and the gripper's integrator."""
+        self._unperturbed.restore()
         self.model.body_pos[:], self.model.body_quat[:] = self._pristine_poses
         gripper = self._robot.gripper
         gripper.current_action = np.zeros(gripper.dof)

@@ -1,0 +1,201 @@
+"""Moves what stands on the table: objects and fixtures, each group that belongs together by an offset of its own.
+
+What touches at rest belongs together (a bowl and the drawer that it lies in), and so do the things that the sentence
+relates in space ("next to the ramekin"), so that it stays true. The robot, the table and the rest stay where they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import mujoco
+import numpy as np
+
+from data_pipeline.contract import AGENTVIEW
+
+if TYPE_CHECKING:
+    from data_pipeline.sim.environment import LiberoEnv
+
+_RELATION = re.compile(r"\b(between|next to|left|right|front of|center)\b")
+_CLEARANCE_M = 0.02  # between what is moved and anything else: a finger is as thick
+_REACH_M = 0.30, 0.80  # horizontal distance of a body's origin from the robot's base, or as far as it was
+_MARGIN = 0.06  # of the picture's width: no body's origin nearer to its edge, unless it was
+_SHORTER = (1.0, 0.5, 0.25)  # of the length asked for, where nothing farther fits
+_DIRECTIONS = 48  # tried per group and length
+_ATTEMPTS = 6  # layouts tried per length
+_SINKS_M, _SLIDES_M, _TILT_DEG = 0.01, 0.015, 10.0
+"""How far a settled object may be from where it settles without the shift, offset apart."""
+
+Offsets = dict[str, np.ndarray]  # name -> float64 [2], m
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Where the objects come to rest."""
+
+    positions: dict[str, np.ndarray]  # [3]
+    uprights: dict[str, np.ndarray]  # [3], the body's own z axis
+
+
+def shift_layout(
+    env: LiberoEnv, rng: np.random.Generator, length_m: float, restart: Callable[[], None]
+) -> dict[str, Any]:
+    """Shift every group by `length_m` in a drawn direction, less far where that does not fit. Does not settle.
+
+    `restart` puts the episode's beginning back; `env` is there now. A layout counts where nothing touches, falls or
+    tips while it settles and the goal does not hold; after enough that do not, shorter ones are drawn, and at last
+    nothing is moved. Returns what was moved, name -> [x, y] in metres.
+    """
+    env.settle()
+    plain, groups = _rest(env), _groups(env)
+    for shorter in _SHORTER:
+        for _ in range(_ATTEMPTS):
+            restart()
+            offsets = _draw(env, rng, groups, length_m * shorter)
+            env.settle()
+            stands = _stands(plain, _rest(env), offsets) and not env.success()
+            restart()
+            if stands:
+                _move(env, offsets)
+                return {"moved_m": {name: np.round(offset, 4).tolist() for name, offset in sorted(offsets.items())}}
+    return {"moved_m": {}}
+
+
+# ------------------------------------------------------------------ what belongs together
+
+
+def _groups(env: LiberoEnv) -> list[tuple[str, ...]]:
+    """Names of objects, fixtures and regions of the goal, by group; the task's own first. At rest."""
+    things = [*env.object_names, *env.fixture_names]
+    owner = {int(geom): name for name in things for geom in env.geoms_of(name)}
+    touching = [(owner.get(c.geom1), owner.get(c.geom2)) for c in env.data.contact[: env.data.ncon]]
+    groups = [{name} for name in things]
+    for pair in touching:
+        groups = _joined(groups, {name for name in pair if name is not None})
+    if _RELATION.search(env.instruction):
+        tied = {name for name in things if _noun(name) in env.instruction}
+        groups = _joined(groups, tied | _regions_of_the_table(env))
+    return sorted((tuple(sorted(group)) for group in groups), key=lambda g: (not _wanted(env, g), g))
+
+
+def _joined(groups: Sequence[set[str]], tie: set[str]) -> list[set[str]]:
+    apart = [group for group in groups if not group & tie]
+    return [*apart, tie.union(*(group for group in groups if group & tie))] if tie else list(groups)
+
+
+def _wanted(env: LiberoEnv, group: Iterable[str]) -> bool:
+    named = {name for goal in env.goal for name in goal[1:]} | set(env.objects_of_interest)
+    return any(whole == name or whole.startswith(f"{name}_") for name in group for whole in named)
+
+
+def _noun(name: str) -> str:
+    """`glazed_rim_porcelain_ramekin_1` -> ramekin; `cookies_1` -> cookie."""
+    return name.rpartition("_")[0].rpartition("_")[2].removesuffix("s")
+
+
+def _regions_of_the_table(env: LiberoEnv) -> set[str]:
+    """Regions in the goal that no object or fixture carries along: "the front of the stove" is a place of the table."""
+    sites = env.raw.object_sites_dict
+    return {name for goal in env.goal for name in goal[1:] if name in sites and sites[name].parent_name is None}
+
+
+# ------------------------------------------------------------------ offsets
+
+
+def _draw(env: LiberoEnv, rng: np.random.Generator, groups: Sequence[tuple[str, ...]], length_m: float) -> Offsets:
+    """Move one group after the other; each move leaves a layout in which nothing is too near. What stays has none."""
+    offsets: Offsets = {}
+    for group in groups:
+        ours, others = _solids(env, group)
+        before = _where(env, group)
+        for shorter, angle in _tries(rng):
+            offset = length_m * shorter * np.array([np.cos(angle), np.sin(angle)])
+            _move(env, dict.fromkeys(group, offset))
+            if _is_usable(before, _where(env, group)) and _is_clear(env, ours, others):
+                offsets |= dict.fromkeys(group, offset)
+                break
+            _move(env, dict.fromkeys(group, -offset))
+    return offsets
+
+
+def _tries(rng: np.random.Generator) -> list[tuple[float, float]]:
+    """(share of the length, direction in radians): all directions at full length before any at half."""
+    return [(shorter, angle) for shorter in _SHORTER for angle in rng.uniform(0, 2 * np.pi, _DIRECTIONS)]
+
+
+def _move(env: LiberoEnv, offsets: Offsets) -> None:
+    """Objects in the state, fixtures and regions in the model."""
+    model, data = env.model, env.data
+    for name, offset in offsets.items():
+        if name in env.object_names:
+            address = model.jnt_qposadr[model.body_jntadr[env.body_of(name)]]
+            data.qpos[address : address + 2] += offset
+        elif name in env.fixture_names:
+            model.body_pos[env.body_of(name), :2] += offset
+        else:
+            model.site_pos[model.site(name).id, :2] += offset
+    mujoco.mj_forward(model, data)
+
+
+def _bodies(env: LiberoEnv, group: Iterable[str]) -> list[str]:
+    return [name for name in group if name in env.object_names or name in env.fixture_names]
+
+
+def _solids(env: LiberoEnv, group: Iterable[str]) -> tuple[list[int], list[int]]:
+    """Geoms that collide: of the group; and of everything else that stands on the table, the robot included."""
+    model = env.model
+    own = {int(geom) for name in _bodies(env, group) for geom in env.geoms_of(name)}
+    things = {int(geom) for name in (*env.object_names, *env.fixture_names) for geom in env.geoms_of(name)}
+    robot = {g for g in range(model.ngeom) if model.body(model.geom_bodyid[g]).name.startswith(("robot0", "gripper0"))}
+    solid = {g for g in range(model.ngeom) if model.geom_contype[g] or model.geom_conaffinity[g]}
+    return sorted(own & solid), sorted((things | robot) & solid - own)
+
+
+def _is_clear(env: LiberoEnv, ours: Sequence[int], others: Sequence[int]) -> bool:
+    near = (
+        mujoco.mj_geomDistance(env.model, env.data, mine, other, _CLEARANCE_M, None) < _CLEARANCE_M
+        for mine in ours
+        for other in others
+    )
+    return not any(near)
+
+
+def _where(env: LiberoEnv, group: Iterable[str]) -> np.ndarray:
+    """Per body of the group: distance from the robot's base (m) and from the picture's edge (widths), [N, 2]."""
+    camera, base = env.camera(AGENTVIEW), env.data.body("robot0_base").xpos
+    origins = np.array([env.data.xpos[env.body_of(name)] for name in _bodies(env, group)])
+    x, y, z = ((origins - camera.position) @ camera.rotation).T
+    edge = 0.5 - np.abs(np.stack([x, y]) / z).max(0) * camera.focal_px / camera.size[0]
+    return np.stack([np.linalg.norm((origins - base)[:, :2], axis=1), edge], axis=1)
+
+
+def _is_usable(before: np.ndarray, now: np.ndarray) -> bool:
+    """Within reach and in the picture, or no farther out than it was."""
+    low, high = np.minimum(_REACH_M[0], before[:, 0]), np.maximum(_REACH_M[1], before[:, 0])
+    seen = now[:, 1] >= np.minimum(_MARGIN, before[:, 1])
+    return bool(((low <= now[:, 0]) & (now[:, 0] <= high) & seen).all())
+
+
+# ------------------------------------------------------------------ at rest
+
+
+def _rest(env: LiberoEnv) -> _Rest:
+    bodies = {name: env.body_of(name) for name in env.object_names}
+    return _Rest(
+        {name: env.data.xpos[body].copy() for name, body in bodies.items()},
+        {name: env.data.xmat[body].reshape(3, 3)[:, 2].copy() for name, body in bodies.items()},
+    )
+
+
+def _stands(plain: _Rest, shifted: _Rest, offsets: Offsets) -> bool:
+    """Whether every object settled as it does without the shift."""
+    for name, position in plain.positions.items():
+        off = shifted.positions[name] - position
+        off[:2] -= offsets.get(name, 0.0)
+        cosine = float(shifted.uprights[name] @ plain.uprights[name])
+        if abs(off[2]) > _SINKS_M or np.linalg.norm(off[:2]) > _SLIDES_M or cosine < np.cos(np.deg2rad(_TILT_DEG)):
+            return False
+    return True
