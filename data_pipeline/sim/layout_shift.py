@@ -144,23 +144,25 @@ def _bodies(env: LiberoEnv, group: Iterable[str]) -> list[str]:
     return [name for name in group if name in env.object_names or name in env.fixture_names]
 
 
-def _solids(env: LiberoEnv, group: Iterable[str]) -> tuple[list[int], list[int]]:
+def _solids(env: LiberoEnv, group: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """Geoms that collide: of the group; and of everything else that stands on the table, the robot included."""
     model = env.model
     own = {int(geom) for name in _bodies(env, group) for geom in env.geoms_of(name)}
     things = {int(geom) for name in (*env.object_names, *env.fixture_names) for geom in env.geoms_of(name)}
     robot = {g for g in range(model.ngeom) if model.body(model.geom_bodyid[g]).name.startswith(("robot0", "gripper0"))}
     solid = {g for g in range(model.ngeom) if model.geom_contype[g] or model.geom_conaffinity[g]}
-    return sorted(own & solid), sorted((things | robot) & solid - own)
+    return np.array(sorted(own & solid)), np.array(sorted((things | robot) & solid - own))
 
 
-def _is_clear(env: LiberoEnv, ours: Sequence[int], others: Sequence[int]) -> bool:
-    near = (
-        mujoco.mj_geomDistance(env.model, env.data, mine, other, _CLEARANCE_M, None) < _CLEARANCE_M
-        for mine in ours
-        for other in others
+def _is_clear(env: LiberoEnv, ours: np.ndarray, others: np.ndarray) -> bool:
+    """Whether no two geoms are nearer than the clearance; exact distances where bounding spheres are near."""
+    model, data = env.model, env.data
+    apart = np.linalg.norm(data.geom_xpos[ours, None] - data.geom_xpos[others], axis=2)
+    near = apart < model.geom_rbound[ours, None] + model.geom_rbound[others] + _CLEARANCE_M
+    return not any(
+        mujoco.mj_geomDistance(model, data, ours[i], others[j], _CLEARANCE_M, None) < _CLEARANCE_M
+        for i, j in np.argwhere(near)
     )
-    return not any(near)
 
 
 def _where(env: LiberoEnv, group: Iterable[str]) -> np.ndarray:
