@@ -66,7 +66,7 @@ class EpisodeResult:
 
     key: EpisodeKey
     task_name: str
-    instruction: str
+    instruction: str  # as the policy was told
     outcome: Outcome
     steps: int  # environment steps after settling
     reason: str = ""  # why it failed or what broke; empty for success
@@ -75,6 +75,7 @@ class EpisodeResult:
     free_decodable: int = 0  # queries whose greedy action needed no constraint
     reasoning: str = ""  # text of the first query's chain of thought
     reasoning_forced: int = 0  # reasonings cut at max_new_tokens
+    perturbed: Mapping[str, Any] = field(default_factory=dict)  # what a perturbation drew: angles, factors, offsets
     timing: Mapping[str, float] = field(default_factory=dict)  # seconds: wall, policy, simulator
 
 
@@ -134,3 +135,4 @@ class EpisodeRequest:
     key: EpisodeKey
     protocol: Protocol
     start: ReplayStart | None = None  # where a recording began, instead of the key's initial state
+    perturbation: str = ""  # what is changed after the reset: camera:2

@@ -16,6 +16,9 @@ import numpy as np
 from configs.schema import EnvConfig, Subset
 from evaluation.episodes import EpisodeRequest
 
+PERTURBATION = "perturbation"
+"""Entry of a fingerprint: nothing that was perturbed merges with what was not, or was otherwise."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -49,11 +52,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Description:
-    """Worker: what the environment of a task is."""
+    """Worker: what the environment of a task is, and in a view what it is in this episode."""
 
     task_name: str
     instruction: str
-    fingerprint: dict[str, Any]
+    fingerprint: dict[str, Any]  # of a perturbed episode it has the entry PERTURBATION
+    perturbed: dict[str, Any] = field(default_factory=dict[str, Any])  # what the perturbation drew
 
 
 @dataclass(frozen=True)

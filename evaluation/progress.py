@@ -75,6 +75,7 @@ class Episode:
             key=self.key,
             task_name=view.description.task_name,
             instruction=view.description.instruction,
+            perturbed=view.description.perturbed,
             outcome=outcome,
             steps=view.steps,
             reason=reason,

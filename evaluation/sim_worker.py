@@ -15,17 +15,30 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, cast
 
 import numpy as np
 
+from configs.perturbation import Perturbation
 from configs.schema import EnvConfig, Subset
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, SimulationUnstableError
 from data_pipeline.processes import die_with_parent
 from evaluation.episodes import EpisodeRequest
-from evaluation.messages import Begin, Chunk, Describe, Description, Failed, Ready, Setup, Unusable, View, map_frames
+from evaluation.messages import (
+    PERTURBATION,
+    Begin,
+    Chunk,
+    Describe,
+    Description,
+    Failed,
+    Ready,
+    Setup,
+    Unusable,
+    View,
+    map_frames,
+)
 
 
 class Env(Protocol):
@@ -65,6 +78,7 @@ class Slot:
         self._kept: _Built | None = None
         self._request: EpisodeRequest | None = None
         self._steps = 0
+        self._shown: Description | None = None  # of the episode
 
     def answer(self, message: Describe | Begin | Chunk) -> Description | View | Failed:
         """Do what the message asks."""
@@ -96,7 +110,8 @@ class Slot:
         return self._kept
 
     def _begin(self, request: EpisodeRequest) -> None:
-        env = self._environment(request.subset, request.key.task_id).env
+        built = self._environment(request.subset, request.key.task_id)
+        env, self._shown = built.env, built.description
         if request.start is not None:
             from data_pipeline.replay import begin_replay, cannot_start  # h5py: only where recordings are replayed
 
@@ -105,7 +120,10 @@ class Slot:
                 raise EnvironmentProblem(f"{which}, cannot be replayed: {problem}; regenerate it with these assets")
             begin_replay(cast(Any, env), request.start)
         else:
-            env.reset(seed=request.key.seed, init_state=request.key.init_state)
+            if request.perturbation:
+                self._shown = _perturb(built, request)
+            else:
+                env.reset(seed=request.key.seed, init_state=request.key.init_state)
             env.settle(request.protocol.settle_steps)
         self._request, self._steps = request, 0
 
@@ -129,11 +147,22 @@ class Slot:
         if not over:
             self._frame[:] = built.env.render(AGENTVIEW)
         spent = {what: acted - began, "render_s": time.perf_counter() - acted}
-        return View(built.description, self._steps, success=success, over=over, drawn=not over, spent=spent)
+        assert self._shown is not None
+        return View(self._shown, self._steps, success=success, over=over, drawn=not over, spent=spent)
 
     def _current(self) -> EpisodeRequest:
         assert self._request is not None, "a chunk arrived before an episode began"
         return self._request
+
+
+def _perturb(built: _Built, request: EpisodeRequest) -> Description:
+    """Begin a perturbed episode; says what it is."""
+    from data_pipeline.sim.perturbation import begin  # the simulator: only where episodes are perturbed
+
+    key, perturbation = request.key, Perturbation.parse(request.perturbation)
+    begun = begin(cast(Any, built.env), perturbation, key.init_state, key.seed)
+    fingerprint = built.description.fingerprint | {PERTURBATION: request.perturbation}
+    return replace(built.description, instruction=begun.instruction, fingerprint=fingerprint, perturbed=begun.drawn)
 
 
 def load_factory(reference: str) -> EnvFactory:
