@@ -24,8 +24,8 @@ from data_pipeline.image_frame import ImageFrame, convert_image, convert_points
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from data_pipeline.scene import Goal, Moment, SceneTrack
 from data_pipeline.sim.environment import LiberoEnv
+from data_pipeline.sim.goals import moving_part, task_goals, task_names_of
 from data_pipeline.sim.rendering import Camera
-from data_pipeline.templates import label
 
 _MESH = 7  # mujoco.mjtGeom.mjGEOM_MESH
 _VISUAL_GROUP = 1
@@ -169,14 +169,6 @@ def _project(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray
 # ------------------------------------------------------------------ one task's features
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What moves when a goal about a joint is pursued."""
-
-    geoms: np.ndarray  # int [m], of the moving body
-    address: int  # of the joint in qpos
-
-
 class _Scene:
     """Reads one row of features off an environment."""
 
@@ -185,7 +177,7 @@ class _Scene:
         self.goals = task_goals(env)
         self.names = task_names_of(env, self.goals)
         self.movable = [name in env.object_names for name in self.names]
-        self.parts = [None if goal.places else _part(env, goal.subject) for goal in self.goals]
+        self.parts = [None if goal.places else moving_part(env, goal.subject) for goal in self.goals]
         geoms = [env.geoms_of(name) for name in self.names]
         self.owner = np.full(env.model.ngeom + 1, -1)  # the last entry serves geom id -1
         for index, ids in enumerate(geoms):
@@ -256,46 +248,6 @@ class _Scene:
             "grip_point": convert_points(grip_upright, camera.size, ImageFrame.UPRIGHT, ImageFrame.ROT180) * to_grid,
             "grip_visible": np.array(is_visible(grip_upright, float(grip_depth), _turn(depth, ImageFrame.UPRIGHT))),
         }
-
-
-def task_goals(env: LiberoEnv) -> tuple[Goal, ...]:
-    """The BDDL goal; then, for things put into a part that opens and is closed at first, `open` of that part."""
-    stated = tuple(Goal(predicate.lower(), *names) for predicate, *names in env.goal)
-    about_joints = {goal.subject for goal in stated if not goal.places}
-    hinged = {g.target for g in stated if g.places and g.target not in about_joints and _joints(env, g.target)}
-    return stated + tuple(Goal("open", name) for name in sorted(hinged))
-
-
-def task_names_of(env: LiberoEnv, goals: tuple[Goal, ...]) -> tuple[str, ...]:
-    """Objects and fixtures that the goal or the instruction speaks of, subjects first."""
-    known = (*env.object_names, *env.fixture_names)
-    mentioned = [name for goal in goals for name in (goal.subject, goal.target) if name]
-    chosen = [_owner(name, known) for name in (*mentioned, *env.objects_of_interest)]
-    labels = {label(name) for name in chosen if name}
-    chosen += [n for n in known if label(n) not in labels and label(n) in env.instruction]
-    return tuple(dict.fromkeys(name for name in chosen if name and name != env.raw.workspace_name))
-
-
-def _owner(name: str, known: tuple[str, ...]) -> str:
-    """The object or fixture that `name` is or is a region of; for a region of the table, what it is named after."""
-    fitting = [k for k in known if name == k or name.startswith(k + "_")]
-    if fitting and "table" not in fitting[0]:
-        return max(fitting, key=len)
-    words = set(name.split("_")) - {"table", "region", "main", "1"}
-    return next((k for k in known if words & set(k.split("_")) and "table" not in k), "")
-
-
-def _joints(env: LiberoEnv, name: str) -> list[str]:
-    region = env.raw.object_sites_dict.get(name)
-    if region is not None:
-        return list(region.joints or ())  # None for regions of a table
-    return list(env.raw.get_object(name).joints) if name in env.fixture_names else []
-
-
-def _part(env: LiberoEnv, name: str) -> _Part:
-    joint = env.model.joint(_joints(env, name)[0])
-    body = int(env.model.jnt_bodyid[joint.id])
-    return _Part(np.flatnonzero(env.model.geom_bodyid == body), int(joint.qposadr[0]))
 
 
 def _touched(geoms: np.ndarray, grip: np.ndarray, joint: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ from data_pipeline.libero_utils import demo_file, task_names
 from data_pipeline.scene import Goal
 from data_pipeline.sidecar import load_annotations
 from data_pipeline.sim.environment import LiberoEnv
-from data_pipeline.sim.features import Replayer, moment, task_goals, task_names_of, tight_box
+from data_pipeline.sim.features import Replayer, moment, tight_box
+from data_pipeline.sim.goals import task_goals, task_names_of
 from flow_pipeline.exact_flow import exact_flow, hidden_later
 from flow_pipeline.flow_field import load_flow
 from flow_pipeline.raft_processor import run_flow
