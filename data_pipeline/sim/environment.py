@@ -26,6 +26,7 @@ from data_pipeline import libero_utils  # noqa: E402
 from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem, SimulationUnstableError  # noqa: E402
 from data_pipeline.sim import assets, rendering  # noqa: E402
 from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
+from data_pipeline.sim.hand_contacts import HandContacts  # noqa: E402
 from data_pipeline.sim.perturbation import Unperturbed  # noqa: E402
 from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
 from data_pipeline.sim.stepping import Stepper  # noqa: E402
@@ -63,6 +64,7 @@ class LiberoEnv:
         self._unperturbed = Unperturbed(self.model)
         self._restore_compiled_poses()
         self._stepper = Stepper(self.raw, config.stepping)
+        self._contacts = HandContacts(self.model, self._robot.gripper, list(map(self.geoms_of, self.object_names)))
         self._renderer: Renderer | None = None
         rendering.apply_look(self.model, config.look)
 
@@ -230,9 +232,8 @@ class LiberoEnv:
 
     def grasped_objects(self) -> set[str]:
         """Movable objects that both finger pads touch now."""
-        return {
-            name for name in self.object_names if self.raw._check_grasp(self._robot.gripper, self.raw.get_object(name))
-        }
+        self._contacts.update(self.data)
+        return {name for name, held in zip(self.object_names, self._contacts.grasped, strict=True) if held}
 
     # -------------------------------------------------------------- what is where
 

@@ -176,7 +176,6 @@ class _Scene:
         self.env = env
         self.goals = task_goals(env)
         self.names = task_names_of(env, self.goals)
-        self.movable = [name in env.object_names for name in self.names]
         self.parts = [None if goal.places else moving_part(env, goal.subject) for goal in self.goals]
         geoms = [env.geoms_of(name) for name in self.names]
         self.owner = np.full(env.model.ngeom + 1, -1)  # the last entry serves geom id -1
@@ -189,12 +188,10 @@ class _Scene:
     def row(self) -> dict[str, np.ndarray]:
         """Features of the present state; keys are fields of SceneTrack, and `part_geoms`."""
         env, data = self.env, self.env.data
-        fingers = data.qpos[self.fingers]
+        fingers, held = data.qpos[self.fingers], env.grasped_objects()
         return {
             "position": np.array([data.xpos[env.body_of(name)] for name in self.names]),
-            "grasped": np.array(
-                [movable and self._grasped(n) for n, movable in zip(self.names, self.movable, strict=True)]
-            ),
+            "grasped": np.array([name in held for name in self.names]),
             "grip_position": data.site_xpos[self.grip_site].copy(),
             "grip_rotation": data.site_xmat[self.grip_site].reshape(3, 3).copy(),
             "finger_opening": np.array(fingers[0] - fingers[1]),
@@ -226,9 +223,6 @@ class _Scene:
             gripper_command=np.asarray(episode.actions[:, -1], float),
             **columns,
         )
-
-    def _grasped(self, name: str) -> bool:
-        return bool(self.env.raw._check_grasp(self.env.raw.robots[0].gripper, self.env.raw.get_object(name)))
 
     def _target(self, goal: Goal) -> np.ndarray:
         return np.array(self.env.raw.object_states_dict[goal.target or goal.subject].get_geom_state()["pos"])
