@@ -25,6 +25,11 @@ class Goal:
         """Whether it is about where an object lies (otherwise about a joint)."""
         return self.predicate in PLACE
 
+    @property
+    def words(self) -> list[str]:
+        """As LIBERO gives a predicate: its name, then what it is about."""
+        return [self.predicate, *filter(None, [self.subject, self.target])]
+
 
 @dataclass(frozen=True)
 class SceneTrack:

@@ -65,10 +65,10 @@ def grasps(track: SceneTrack, subject: int) -> list[tuple[int, int]]:
     Within one closing of the gripper, from the first to the last step at which both pads touch it, or at which it is
     off its place and moves with the hand (a rim may lie against the finger beside the pad).
     """
-    touched = _lasting(track.grasped[:, subject])
+    touched = lasting(track.grasped[:, subject])
     holding = touched | _carried(track, subject)
     runs = []
-    for start, stop in _stretches(track.gripper_command > 0):
+    for start, stop in stretches(track.gripper_command > 0):
         steps = np.flatnonzero(holding[start:stop])
         if len(steps):
             last = start + int(steps[-1]) + 1
@@ -78,12 +78,18 @@ def grasps(track: SceneTrack, subject: int) -> list[tuple[int, int]]:
     return runs
 
 
-def _lasting(touching: np.ndarray) -> np.ndarray:
+def lasting(touching: np.ndarray) -> np.ndarray:
     """Without touches shorter than GRASP_STEPS. touching: bool [T]."""
     lasting = np.zeros_like(touching)
-    for start, stop in _stretches(touching):
+    for start, stop in stretches(touching):
         lasting[start:stop] = stop - start >= GRASP_STEPS
     return lasting
+
+
+def stretches(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Stretches [start, stop) of true values. flags: bool [T]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _carried(track: SceneTrack, subject: int) -> np.ndarray:
@@ -93,12 +99,6 @@ def _carried(track: SceneTrack, subject: int) -> np.ndarray:
     drift = np.linalg.norm(np.diff(path - track.grip_position, axis=0, append=np.nan), axis=-1)
     speed = np.linalg.norm(np.diff(path, axis=0, append=np.nan), axis=-1)
     return raised & (speed > MOVING_M) & (drift < DRIFT_SHARE * speed)
-
-
-def _stretches(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Stretches [start, stop) of true values. flags: bool [T]."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
 def _first_kind(track: SceneTrack, goal: int) -> str:

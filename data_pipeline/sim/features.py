@@ -196,9 +196,7 @@ class _Scene:
             "grip_rotation": data.site_xmat[self.grip_site].reshape(3, 3).copy(),
             "finger_opening": np.array(fingers[0] - fingers[1]),
             "target": np.array([self._target(goal) for goal in self.goals]),
-            "holds": np.array(
-                [env.raw._eval_predicate([g.predicate, g.subject, *filter(None, [g.target])]) for g in self.goals]
-            ),
+            "holds": np.array([env.holds(g.words) for g in self.goals]),
             "joint": np.array([np.nan if part is None else data.qpos[part.address] for part in self.parts]),
             "part_geoms": np.concatenate([np.zeros((0, 3)), *(data.geom_xpos[p.geoms] for p in self.parts if p)]),
             **self._seen(),

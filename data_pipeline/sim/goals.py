@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class Part:
     """What moves when a goal about a joint is pursued."""
 
-    geoms: np.ndarray  # int [m], of the moving body
+    body: int
+    geoms: np.ndarray  # int [m], of the body
+    joint: int
     address: int  # of the joint in qpos
 
 
@@ -44,7 +46,7 @@ def moving_part(env: LiberoEnv, name: str) -> Part:
     """Of a goal about a joint: the body that its first joint moves."""
     joint = env.model.joint(_joints(env, name)[0])
     body = int(env.model.jnt_bodyid[joint.id])
-    return Part(np.flatnonzero(env.model.geom_bodyid == body), int(joint.qposadr[0]))
+    return Part(body, np.flatnonzero(env.model.geom_bodyid == body), joint.id, int(joint.qposadr[0]))
 
 
 def _owner(name: str, known: tuple[str, ...]) -> str:
