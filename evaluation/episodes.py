@@ -76,6 +76,7 @@ class EpisodeResult:
     reasoning: str = ""  # text of the first query's chain of thought
     reasoning_forced: int = 0  # reasonings cut at max_new_tokens
     perturbed: Mapping[str, Any] = field(default_factory=dict)  # what a perturbation drew: angles, factors, offsets
+    milestones: Mapping[str, Any] = field(default_factory=dict[str, Any])  # see data_pipeline.milestones
     timing: Mapping[str, float] = field(default_factory=dict)  # seconds: wall, policy, simulator
 
 

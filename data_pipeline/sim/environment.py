@@ -27,6 +27,7 @@ from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem,
 from data_pipeline.sim import assets, rendering  # noqa: E402
 from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
 from data_pipeline.sim.hand_contacts import HandContacts  # noqa: E402
+from data_pipeline.sim.milestones import Tracker  # noqa: E402
 from data_pipeline.sim.perturbation import Unperturbed  # noqa: E402
 from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
 from data_pipeline.sim.stepping import Stepper  # noqa: E402
@@ -59,6 +60,7 @@ class LiberoEnv:
         self.objects_of_interest: tuple[str, ...] = tuple(self.raw.obj_of_interest)
         self.object_names: tuple[str, ...] = tuple(self.raw.objects_dict)
         self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
+        self.held_goals: tuple[bool, ...] = ()  # which predicates of `goal` the last step left true
         self._fixtures = {name: self.body_of(name) for name in self.fixture_names}
         self._pristine_poses = self.model.body_pos.copy(), self.model.body_quat.copy()
         self._unperturbed = Unperturbed(self.model)
@@ -122,13 +124,25 @@ class LiberoEnv:
         self._stepper.step(np.clip(action, -1.0, 1.0))
         if self.data.warning.number[_BLOWN_UP].any():  # counted since the reset
             raise SimulationUnstableError(f"{self.task_name}: the simulation became unstable and started over")
-        done = self.success()
+        self.held_goals = self.goals_hold()
         self._place()  # after the last substep, not before it
-        return done
+        return all(self.held_goals)
 
     def success(self) -> bool:
         """Whether the BDDL goal holds now. Not latched."""
-        return bool(self.raw._check_success())
+        return all(self.goals_hold())
+
+    def goals_hold(self) -> tuple[bool, ...]:
+        """Which predicates of `goal` hold now; a goal is their conjunction."""
+        return tuple([self.holds(predicate) for predicate in self.raw.parsed_problem["goal_state"]])
+
+    def holds(self, predicate: list[str]) -> bool:
+        """Whether a predicate holds now, LIBERO's own: name in lower case, then what it is about."""
+        return bool(self.raw._eval_predicate(predicate))
+
+    def tracker(self) -> Tracker:
+        """Watches episodes of this environment for their milestones."""
+        return Tracker(self)
 
     def close(self) -> None:
         """Free what is held outside Python. Call it before the interpreter ends."""

@@ -1,0 +1,155 @@
+"""Milestones of scripted episodes in the real simulator, and the category that follows from them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.schema import EnvConfig, Look, Subset
+from data_pipeline.contract import GRIPPER_OPEN
+from data_pipeline.sim.expert.expert import expert_actions
+from data_pipeline.sim.expert.motion import Hand, Style
+from data_pipeline.sim.expert.scene import Scene
+from data_pipeline.sim.expert.skills import pick, place
+from evaluation.failures import Category, judge_milestones
+
+pytestmark = pytest.mark.sim
+
+SOUP, BASKET = "alphabet_soup_1", "basket_1"
+
+
+class Stage:
+    """One environment and its tracker; each `start` is the settled official initial state 0."""
+
+    def __init__(self, subset, task):
+        from data_pipeline.sim.environment import LiberoEnv
+
+        self.env = LiberoEnv(subset, task, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
+        self.tracker = self.env.tracker()
+
+    def start(self):
+        self.env.reset(0, 0)
+        self.env.settle()
+        self.tracker.begin()
+        return Hand(Scene(self.env), Style())
+
+    def play(self, actions, until=lambda env: False):
+        """Actions up to success, or to where `until` is true. Returns whether the goal holds."""
+        for action in actions:
+            done = self.env.step(np.clip(action, -1, 1))
+            self.tracker.update()
+            if done or until(self.env):
+                return done
+        return False
+
+    def expert(self, until=lambda env: False):
+        self.start()
+        return self.play(expert_actions(self.env, np.random.default_rng(0)), until)
+
+    def category(self):
+        return judge_milestones(self.tracker.record()).category
+
+
+@pytest.fixture(scope="module")
+def soup():
+    stage = Stage(Subset.OBJECT, 0)
+    yield stage
+    stage.env.close()
+
+
+def raised(env, name=SOUP):
+    return env.data.xpos[env.body_of(name)][2] > 0.12
+
+
+def still(gripper, steps):
+    return np.tile([0.0] * 6 + [gripper], (steps, 1))
+
+
+def test_the_expert_passes_every_milestone_in_order_and_a_record_is_plain(soup):
+    checks = []
+
+    def same_as_robosuite(env):
+        if len(checks) % 5 == 0:
+            expected = {n for n in env.object_names if env.raw._check_grasp(hand, env.raw.get_object(n))}
+            assert env.grasped_objects() == expected
+            assert env.goals_hold() == (env.raw._check_success(),)
+        checks.append(bool(env.grasped_objects()))
+        return False
+
+    hand = soup.env.raw.robots[0].gripper
+    assert soup.expert(same_as_robosuite)
+    assert any(checks)
+    record = soup.tracker.record()
+    assert json.loads(json.dumps(record)) == record
+    assert len(json.dumps(record)) < 1000
+    told, (goal,) = record["objects"][SOUP], record["goals"]
+    assert 0 < told["touched"] <= told["grasped"] < told["lifted"] < told["moved"] < goal["first"] == len(checks) + 1
+    assert told["dropped"] is None
+    assert goal["end"]
+    assert goal["closest_m"] == 0.0
+    assert goal["away_start_m"] > 0.4
+    assert goal["away_end_m"] < 0.05
+    assert set(record["objects"]) == {SOUP}
+
+
+def test_the_same_episode_has_the_same_milestones(soup):
+    records = []
+    for _ in range(2):
+        soup.expert(lambda env: raised(env))
+        records.append(soup.tracker.record())
+    assert records[0] == records[1]
+
+
+def test_opened_in_the_air_it_is_dropped_and_held_to_the_end_it_is_out_of_time(soup):
+    soup.expert(raised)
+    assert soup.category() is Category.OUT_OF_TIME
+    soup.play(still(GRIPPER_OPEN, 20))
+    told = soup.tracker.record()["objects"][SOUP]
+    assert soup.category() is Category.DROPPED
+    assert told["dropped"] == told["let_go"] > told["lifted"]
+    assert told["fell_m"] > 0.05
+    assert not told["held"]
+
+
+def test_beside_its_place_it_is_misplaced(soup):
+    hand = soup.start()
+    soup.play(pick(hand, SOUP, []))
+    scene = hand.scene
+    at = scene.position(SOUP)[:2] + np.array([-0.08, 0.10])
+    soup.play(place(hand, SOUP, at, 0.0))
+    told = soup.tracker.record()["objects"][SOUP]
+    assert not told["held"]
+    assert told["dropped"] is None
+    assert soup.category() is Category.MISPLACED
+
+
+def test_another_object_is_the_wrong_one(soup):
+    hand = soup.start()
+    soup.play(pick(hand, "milk_1", []))
+    assert soup.category() is Category.WRONG_OBJECT
+
+
+def test_the_open_hand_at_the_object_is_not_grasped_and_far_away_never_touched(soup):
+    soup.start()
+    soup.play(still(GRIPPER_OPEN, 10))
+    assert soup.category() is Category.NEVER_TOUCHED
+    near = Scene(soup.env)
+    soup.expert(lambda env: np.linalg.norm(near.hand_position - near.position(SOUP)) < 0.03)
+    soup.play(still(GRIPPER_OPEN, 5))
+    assert soup.category() is Category.NOT_GRASPED
+
+
+def test_a_drawer_half_open_is_out_of_time_and_pushed_back_it_is_dropped():
+    stage = Stage(Subset.GOAL, 0)
+    (subject,) = {goal[1] for goal in stage.env.goal}
+    slide = Scene(stage.env).joint_of_region(subject)
+    address = stage.env.model.jnt_qposadr[slide]
+    stage.expert(lambda env: abs(env.data.qpos[address]) > 0.07)
+    (goal,) = stage.tracker.record()["goals"]
+    assert 0.4 < goal["progress_end"] < 0.7
+    assert goal["touched"] > 0
+    assert stage.category() is Category.OUT_OF_TIME
+    stage.env.data.qpos[address] = 0.0  # as if it had been pushed shut
+    stage.play(still(GRIPPER_OPEN, 1))
+    assert stage.category() is Category.DROPPED
+    stage.env.close()
