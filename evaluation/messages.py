@@ -72,6 +72,7 @@ class View:
     spent: Mapping[str, float] = field(
         default_factory=dict[str, float]
     )  # on this message: reset_s, physics_s, render_s
+    milestones: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of an episode that is over
     image: np.ndarray | None = None  # uint8 [R, R, 3], agentview, ImageFrame.GL; the pool puts it here if `drawn`
 
 

@@ -84,5 +84,6 @@ class Episode:
             free_decodable=self.free_decodable,
             reasoning=self.first_text,
             reasoning_forced=self.forced,
+            milestones=view.milestones,
             timing={what: round(seconds, 4) for what, seconds in timing.items()},
         )

@@ -41,6 +41,14 @@ from evaluation.messages import (
 )
 
 
+class Tracker(Protocol):
+    """Notes how far an episode comes; `data_pipeline.sim.milestones.Tracker` is one."""
+
+    def begin(self) -> None: ...  # noqa: D102
+    def update(self) -> None: ...  # noqa: D102
+    def record(self) -> dict[str, Any]: ...  # noqa: D102
+
+
 class Env(Protocol):
     """What an episode needs of an environment; `data_pipeline.sim.environment.LiberoEnv` is one."""
 
@@ -53,6 +61,7 @@ class Env(Protocol):
     def success(self) -> bool: ...  # noqa: D102
     def render(self, camera: str) -> np.ndarray: ...  # noqa: D102
     def fingerprint(self) -> dict[str, Any]: ...  # noqa: D102
+    def tracker(self) -> Tracker: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
@@ -65,6 +74,7 @@ class _Built:
 
     task: tuple[Subset, int]
     env: Env
+    tracker: Tracker
     description: Description
 
 
@@ -105,7 +115,7 @@ class Slot:
             self.close()
             env = self._factory(subset, task_id, self._config)
             description = Description(env.task_name, env.instruction, dict(env.fingerprint()))
-            self._kept = _Built((subset, task_id), env, description)
+            self._kept = _Built((subset, task_id), env, env.tracker(), description)
             _return_memory()
         return self._kept
 
@@ -125,15 +135,17 @@ class Slot:
             else:
                 env.reset(seed=request.key.seed, init_state=request.key.init_state)
             env.settle(request.protocol.settle_steps)
+        built.tracker.begin()
         self._request, self._steps = request, 0
 
     def _execute(self, actions: np.ndarray) -> bool:
         """Step through a chunk; success as the protocol reads it."""
         request = self._current()
-        env = self._environment(request.subset, request.key.task_id).env
+        built = self._environment(request.subset, request.key.task_id)
         reached = False
         for action in actions[: request.protocol.max_steps - self._steps]:
-            reached = env.step(action)  # LIBERO's own `done`; asking again would look at a later state
+            reached = built.env.step(action)  # LIBERO's own `done`; asking again would look at a later state
+            built.tracker.update()
             self._steps += 1
             if reached and request.protocol.success_within_chunk:
                 break
@@ -147,8 +159,9 @@ class Slot:
         if not over:
             self._frame[:] = built.env.render(AGENTVIEW)
         spent = {what: acted - began, "render_s": time.perf_counter() - acted}
+        told = built.tracker.record() if over else {}
         assert self._shown is not None
-        return View(self._shown, self._steps, success=success, over=over, drawn=not over, spent=spent)
+        return View(self._shown, self._steps, success=success, over=over, drawn=not over, spent=spent, milestones=told)
 
     def _current(self) -> EpisodeRequest:
         assert self._request is not None, "a chunk arrived before an episode began"

@@ -57,6 +57,9 @@ class FakeEnv:
     def fingerprint(self) -> dict[str, str]:
         return {"simulator": "fake", "look": self._config.look.value}
 
+    def tracker(self) -> FakeTracker:
+        return FakeTracker(self)
+
     def close(self) -> None:
         pass
 
@@ -72,6 +75,40 @@ class FakeEnv:
             if fault["kind"] == "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
             time.sleep(600)
+
+
+class FakeTracker:
+    """The value as a joint that should be closed."""
+
+    def __init__(self, env: FakeEnv) -> None:
+        self._env = env
+        self._values: list[float] = []
+
+    def begin(self) -> None:
+        self._values = [self._env._value]
+
+    def update(self) -> None:
+        self._values.append(self._env._value)
+
+    def record(self) -> dict[str, object]:
+        share = [round(1 - abs(value) / abs(self._values[0]), 3) for value in self._values]
+        moved = len(set(self._values)) > 1
+        goal = {"goal": "close value_1", "implied": False, "first": None, "end": False, "closest_m": 0.0}
+        joint = {"touched": 1 if moved else None, "progress_max": max(share), "progress_end": share[-1]}
+        return {"objects": {}, "goals": [goal | joint]}
+
+
+class NoTracker:
+    """Of a world without objects."""
+
+    def begin(self) -> None:
+        pass
+
+    def update(self) -> None:
+        pass
+
+    def record(self) -> dict[str, object]:
+        return {}
 
 
 class NoGlEnv(FakeEnv):

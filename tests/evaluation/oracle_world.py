@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.schema import EnvConfig, Subset
+from tests.evaluation.fakes import NoTracker
 
 FACTORY = "tests.evaluation.oracle_world:ReachEnv"
 BROKEN = "tests.evaluation.oracle_world:BrokenEnv"
@@ -56,6 +57,9 @@ class ReachEnv:
 
     def fingerprint(self) -> dict[str, str]:
         return {"simulator": "fake"}
+
+    def tracker(self) -> NoTracker:
+        return NoTracker()
 
     def close(self) -> None:
         pass
