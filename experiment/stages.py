@@ -42,9 +42,9 @@ STAGES: dict[str, StageKind] = {
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", typical_s=3),
     "base": StageKind("training.base_trainer:run_base", "torch", typical_s=240),
     "train": StageKind("training.lora_trainer:run_train", "torch", typical_s=30),
-    "evaluate": StageKind("evaluation.libero_eval:run_evaluate", "torch", version=2, typical_s=50),
+    "evaluate": StageKind("evaluation.libero_eval:run_evaluate", "torch", version=3, typical_s=50),
     "replay": StageKind(
-        "evaluation.replay:run_replay", "torch", version=2, typical_s=25
+        "evaluation.replay:run_replay", "torch", version=3, typical_s=25
     ),  # there, because of its warm simulators
     "report": StageKind("evaluation.report:run_report", "light", typical_s=10),
 }
