@@ -59,7 +59,7 @@ def policy_image(image_gl: np.ndarray, size: int) -> np.ndarray:
 
     image_gl: uint8 [H, W, 3], GL frame. Returns uint8 [size, size, 3].
     """
-    image = convert_image(image_gl, ImageFrame.GL, ImageFrame.ROT180)
+    image = cv2.flip(image_gl, -1)  # GL to ROT180 turns both axes; `convert_image` takes 25 times as long
     if image.shape[:2] == (size, size):
         return image
     shrink = size < image.shape[0]

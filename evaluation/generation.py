@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from evaluation.decoding import ActionConstraint
+from evaluation.language_model import LanguageModel
+from evaluation.vision_tower import VisionTower
 from training.layout import Vocabulary
 
 
@@ -22,8 +24,7 @@ class Request:
     """One row of a batch."""
 
     prompt: tuple[int, ...]  # ids with the image's placeholders
-    pixels: torch.Tensor  # pixel values of its image, [patches, features]
-    grid: torch.Tensor  # int64 [1, 3]: frames, rows, columns of patches
+    image: np.ndarray  # uint8 [S, S, 3], as the policy sees it
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Written:
 
     text: tuple[int, ...]  # reasoning, the action tag included; () if none was asked for
     codes: tuple[int, ...]  # action codes, without the vocabulary's offset; they spell exactly one chunk
-    free_decodable: bool  # every code was also the first choice of the whole vocabulary
+    free_decodable: bool  # decoding without the constraint would have written these codes and then ended
     forced: bool  # the reasoning reached its limit and the tag was put there
 
     @property
@@ -44,7 +45,7 @@ class Written:
 class Generator:
     """Greedy constrained decoding on one model (a Qwen2_5_VLForConditionalGeneration without wrappers).
 
-    action_tag: ids that end a reasoning. flow: whether flow tokens may be written in a reasoning.
+    action_tag: ids that end a reasoning. special: ids that a reasoning cannot hold. fixed_shapes: see LanguageModel.
     """
 
     def __init__(
@@ -54,13 +55,15 @@ class Generator:
         constraint: ActionConstraint,
         action_tag: Sequence[int],
         special: Sequence[int],
+        image_size: int,
+        *,
+        fixed_shapes: bool,
     ) -> None:
-        self.model = model
-        self.vocabulary = vocabulary
-        self.constraint = constraint
-        self.action_tag = tuple(action_tag)
-        self._device = next(model.parameters()).device
-        self._table = self._masks(model.get_input_embeddings().num_embeddings, special).to(self._device)
+        self._vocabulary = vocabulary
+        self._constraint = constraint
+        self._action_tag = tuple(action_tag)
+        self._stream = Stream(model, vocabulary, image_size, fixed_shapes=fixed_shapes)
+        self._table = self._masks(model.get_input_embeddings().num_embeddings, special).to(model.device)
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], length: int, *, think: bool, max_new_tokens: int) -> list[Written]:
@@ -68,24 +71,33 @@ class Generator:
 
         think: write text until the action tag, at most max_new_tokens, then a chunk; otherwise a chunk at once.
         """
-        rows = _Rows(self.constraint, self.vocabulary, self.action_tag, len(requests), max_new_tokens, think=think)
-        stream = Stream(self.model, requests, length, self.vocabulary)
+        rows = _Rows(self._constraint, self._vocabulary, self._action_tag, len(requests), max_new_tokens, think=think)
+        logits = self._stream.start(requests, length, rows.most_tokens)
         while True:
-            logits = stream.logits
-            table_rows = torch.from_numpy(rows.table_rows()).to(self._device)
-            best = logits.masked_fill(~self._table[table_rows], -torch.inf).argmax(-1).cpu().numpy()
-            tokens = rows.accept(best, logits.argmax(-1).cpu().numpy())
+            tokens = rows.accept(*self._choose(logits, rows))
             if rows.done:
                 return rows.written()
-            stream.append(tokens)
+            logits = self._stream.append(tokens)
+
+    def _choose(self, logits: torch.Tensor, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """The best allowed id of each row, and the best one without the constraint; int64 [B] each."""
+        allowed = self._table[torch.from_numpy(rows.table_rows()).to(logits.device)]
+        best = torch.where(allowed, logits, -torch.inf).argmax(-1)
+        if rows.begins_acting:  # that a code comes first is the mode's choice, not the constraint's
+            first = self._vocabulary.action_start
+            free = logits[:, first : first + self._vocabulary.num_actions].argmax(-1) + first
+        else:
+            free = logits.argmax(-1)
+        chosen = torch.stack([best, free]).cpu().numpy()  # one transfer
+        return chosen[0], chosen[1]
 
     def _masks(self, vocab_size: int, special: Sequence[int]) -> torch.Tensor:
         """Bool [1 + S * (total + 1), V]: row 0 is text, row 1 + state * (total + 1) + left is an action."""
-        vocabulary, allowed = self.vocabulary, self.constraint.allowed
+        vocabulary, allowed = self._vocabulary, self._constraint.allowed
         first, last = vocabulary.action_start, vocabulary.action_start + vocabulary.num_actions
         table = np.zeros((1 + allowed.shape[0] * allowed.shape[1], vocab_size), bool)
         table[1:, first:last] = allowed.reshape(-1, allowed.shape[-1])
-        table[1, vocabulary.pad] = True  # state 0, nothing left: done
+        table[1, vocabulary.end] = True  # state 0, nothing left: the chunk is whole
         table[0] = True
         table[0, first:last] = False
         table[0, list(special)] = False
@@ -93,7 +105,7 @@ class Generator:
 
 
 class _Rows:
-    """Where each row of a batch stands."""
+    """Where each row of a batch stands. Every row that is not done gets a token at each step."""
 
     def __init__(
         self,
@@ -109,122 +121,133 @@ class _Rows:
         self._vocabulary = vocabulary
         self._tag = action_tag
         self._max_new_tokens = max_new_tokens
+        self._think = think
         self._state, self._left = constraint.start(count)
-        self._text: list[list[int]] = [[] for _ in range(count)]
-        self._codes: list[list[int]] = [[] for _ in range(count)]
+        self._steps: list[np.ndarray] = []  # what stands in the sequences, int64 [B] each
         self._writing = np.full(count, think)
-        self._forced: list[list[int]] = [[] for _ in range(count)]  # tag ids still to be put
+        self._ended = np.zeros(count, bool)
+        self._text = np.zeros(count, np.int64)  # tokens of text
+        self._codes = np.zeros(count, np.int64)  # tokens of action after them
         self._cut = np.zeros(count, bool)
         self._free = np.ones(count, bool)
-        self._think = think
+
+    @property
+    def most_tokens(self) -> int:
+        """No row writes more."""
+        text = self._max_new_tokens + len(self._tag) if self._think else 0
+        return text + self._constraint.longest
+
+    @property
+    def begins_acting(self) -> bool:
+        """Whether the next token is the first of all, and a code."""
+        return not self._steps and not self._think
 
     @property
     def done(self) -> bool:
-        """Whether every row has spelled its chunk."""
-        return not self._writing.any() and not self._left.any() and not self._state.any()
+        """Whether every row has spelled its chunk and ended."""
+        return bool(self._ended.all())
 
     def table_rows(self) -> np.ndarray:
         """Row of the mask table for each row of the batch, int64 [B]."""
         action = 1 + self._state * (self._constraint.total + 1) + self._left
         return np.where(self._writing, 0, action)
 
-    def accept(self, best: np.ndarray, unconstrained: np.ndarray) -> np.ndarray:
-        """Take the best allowed ids, int64 [B]. Returns what stands in the sequence (a forced tag may differ)."""
-        tokens = best.copy()
-        acting = ~self._writing & ((self._left > 0) | (self._state > 0))
-        for row in np.flatnonzero(self._writing):
-            tokens[row] = self._accept_text(int(row), int(best[row]))
-        self._accept_codes(np.flatnonzero(acting), tokens, unconstrained)
+    def accept(self, best: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Take the best allowed ids, int64 [B]. Returns what stands in the sequence (a forced tag may differ).
+
+        free: the best ids without the constraint.
+        """
+        tokens, acting = best.copy(), ~self._writing & ~self._ended
+        if self._writing.any():
+            self._accept_text(tokens)
+        self._free[acting] &= tokens[acting] == free[acting]
+        whole = (self._state == 0) & (self._left == 0)
+        self._ended |= acting & whole
+        self._accept_codes(np.flatnonzero(acting & ~whole), tokens)
+        self._steps.append(tokens)
         return tokens
 
-    def _accept_text(self, row: int, token: int) -> int:
-        text = self._text[row]
-        if not self._forced[row] and len(text) >= self._max_new_tokens:
-            self._forced[row] = list(self._tag)
-            self._cut[row] = True
-        if self._forced[row]:
-            token = self._forced[row].pop(0)
-        text.append(token)
-        if tuple(text[-len(self._tag) :]) == self._tag and not self._forced[row]:
-            self._writing[row] = False
-        return token
+    def _accept_text(self, tokens: np.ndarray) -> None:
+        """Rows that write have written since the first step, so they all reach the limit together."""
+        forced = len(self._steps) - self._max_new_tokens  # position in a tag that is put there
+        if forced >= 0:
+            tokens[self._writing] = self._tag[forced]
+            self._cut |= self._writing
+        self._text += self._writing
+        tail = np.stack([*self._steps, tokens][-len(self._tag) :], axis=1)
+        pending = 0 <= forced < len(self._tag) - 1
+        if tail.shape[1] == len(self._tag) and not pending:
+            self._writing &= (tail != self._tag).any(1)
 
-    def _accept_codes(self, rows: np.ndarray, tokens: np.ndarray, unconstrained: np.ndarray) -> None:
+    def _accept_codes(self, rows: np.ndarray, tokens: np.ndarray) -> None:
         codes = tokens[rows] - self._vocabulary.action_start
-        for row, code in zip(rows, codes, strict=True):
-            # Without reasoning the first code is the mode's choice, not the constraint's.
-            if self._think or self._codes[row]:
-                self._free[row] &= bool(tokens[row] == unconstrained[row])
-            self._codes[row].append(int(code))
+        self._codes[rows] += 1
         self._state[rows], self._left[rows] = self._constraint.advance(self._state[rows], self._left[rows], codes)
 
     def written(self) -> list[Written]:
         """The finished rows."""
-        return [
-            Written(tuple(text), tuple(codes), bool(free), bool(cut))
-            for text, codes, free, cut in zip(self._text, self._codes, self._free, self._cut, strict=True)
-        ]
+        tokens = np.stack(self._steps, axis=1)
+        out: list[Written] = []
+        for row, (text, codes) in enumerate(zip(self._text, self._codes, strict=True)):
+            spelled = tokens[row, text : text + codes] - self._vocabulary.action_start
+            written = tuple(tokens[row, :text].tolist()), tuple(spelled.tolist())
+            out.append(Written(*written, free_decodable=bool(self._free[row]), forced=bool(self._cut[row])))
+        return out
 
 
 class Stream:
-    """A batch of growing sequences: `logits` float [B, V] after the last token of each."""
+    """Batches of growing sequences on one model, one at a time; logits are float [B, V], after the last token."""
 
-    def __init__(self, model: Any, requests: Sequence[Request], length: int, vocabulary: Vocabulary) -> None:
-        ids, mask = pad_left([r.prompt for r in requests], length, vocabulary.pad)
-        device = next(model.parameters()).device
-        input_ids = torch.from_numpy(ids).to(device)
-        self._model = model
-        self._mask = torch.from_numpy(mask).to(device)  # int64 [B, T]
-        types = (input_ids == vocabulary.image).int()  # without them the positions would silently be one-dimensional
-        grid = torch.cat([r.grid for r in requests]).to(device)
-        pixels = torch.cat([r.pixels for r in requests]).to(device=device, dtype=model.dtype)
-        core = model.model
-        positions, _ = core.get_rope_index(input_ids, types, image_grid_thw=grid, attention_mask=self._mask)
-        out = core(
-            input_ids=input_ids,
-            attention_mask=self._mask,
-            position_ids=positions,
-            pixel_values=pixels,
-            image_grid_thw=grid,
-            mm_token_type_ids=types,
-            use_cache=True,
-        )
-        self._cache = out.past_key_values
-        # The next position follows the largest one, and an image takes fewer positions than tokens.
-        self._next = positions.amax(dim=(0, 2))[None, :, None].expand(3, -1, -1) + 1  # [3, B, 1]
-        self.logits = self._head(out.last_hidden_state)
+    def __init__(self, model: Any, vocabulary: Vocabulary, image_size: int, *, fixed_shapes: bool) -> None:
+        self._vocabulary = vocabulary
+        self._embed, self._head = model.get_input_embeddings(), model.lm_head
+        self._vision = VisionTower(model.model.visual, image_size)
+        self._language = LanguageModel(model.model.language_model, fixed_shapes=fixed_shapes)
+        self._appended = 0
 
-    def append(self, tokens: np.ndarray) -> None:
+    def start(self, requests: Sequence[Request], length: int, most_tokens: int) -> torch.Tensor:
+        """Read prompts padded on the left to `length`; at most `most_tokens` may follow."""
+        ids, mask = pad_left([r.prompt for r in requests], length, self._vocabulary.pad)
+        device = self._embed.weight.device
+        input_ids, shown = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+        positions = torch.from_numpy(rope_positions(ids, mask, self._vocabulary.image)).to(device)
+        seen = self._vision(torch.from_numpy(np.stack([r.image for r in requests])).to(device))
+        placeholder = (input_ids == self._vocabulary.image)[..., None]
+        embeddings = self._embed(input_ids).masked_scatter(placeholder, seen)
+        self._appended = 0
+        return self._logits(self._language.start(embeddings, positions, shown, most_tokens))
+
+    def append(self, tokens: np.ndarray) -> torch.Tensor:
         """Add one token per row, int64 [B]."""
-        ids = torch.from_numpy(tokens).to(self._mask.device)[:, None]
-        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-        language = self._model.model.language_model
-        out = language(
-            inputs_embeds=language.embed_tokens(ids),
-            attention_mask={"full_attention": self._attention(language)},
-            position_ids=self._next,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        self._next = self._next + 1
-        self.logits = self._head(out.last_hidden_state)
+        ids = torch.from_numpy(tokens).to(self._embed.weight.device)
+        self._appended += 1
+        return self._logits(self._language.step(ids, self._appended - 1))
 
-    def _attention(self, language: Any) -> torch.Tensor:
-        """What one new token may look at: [B, 1, 1, K], additive (eager and sdpa both take it)."""
-        hidden = (self._mask == 0)[:, None, None, :]
-        return torch.zeros(hidden.shape, dtype=language.dtype, device=hidden.device).masked_fill_(
-            hidden, torch.finfo(language.dtype).min
-        )
-
-    def _head(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._model.lm_head(hidden[:, -1]).float()
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._head(hidden).float()
 
 
 def pad_left(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and attention mask, int64 [B, length] each."""
+    """Ids int64 [B, length], and a mask bool [B, length] that is False for padding."""
     ids = np.full((len(prompts), length), pad, np.int64)
-    mask = np.zeros((len(prompts), length), np.int64)
+    mask = np.zeros((len(prompts), length), bool)
     for row, prompt in enumerate(prompts):
         ids[row, length - len(prompt) :] = prompt
-        mask[row, length - len(prompt) :] = 1
+        mask[row, length - len(prompt) :] = True
     return ids, mask
+
+
+def rope_positions(ids: np.ndarray, mask: np.ndarray, image: int) -> np.ndarray:
+    """Qwen2.5-VL's positions (time, row, column) of prompts with one square image each, int64 [3, B, T].
+
+    A text token takes one position, the same on every axis; an image of n x n tokens takes n, spread over its rows and
+    columns. Padding gets 0.
+    """
+    seen = ids == image
+    side = int(seen[0].sum() ** 0.5)
+    at = mask.cumsum(1) - 1
+    within = seen.cumsum(1) - 1  # of an image token: its number in the image
+    start = at - within
+    axes = np.stack([start, start + within // side, start + within % side])
+    text = np.where(within < 0, at, at - side * side + side)
+    return np.where(mask, np.where(seen, axes, text), 0)

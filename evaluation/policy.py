@@ -23,7 +23,6 @@ from evaluation.generation import Generator, Request, Written
 from evaluation.interface import Interface
 from evaluation.libero_eval import Subject
 from evaluation.policy_api import Decision, Observation
-from training.dataset import image_grid, patchify
 from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
 
@@ -60,38 +59,43 @@ class VlaPolicy:
         self._interface = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size)
         self._tokenizer = loaded.tokenizer
         self._batching = batching
+        self._prompts: dict[str, tuple[int, ...]] = {}
         self._generator = Generator(
             loaded.model,
             loaded.layout.vocabulary,
             self._interface.constraint,
             action_tag_ids(loaded.layout),
             barred_from_text(loaded),
+            loaded.card.image_size,
+            fixed_shapes=loaded.model.device.type != "cpu",
         )
 
     def act(self, observations: Sequence[Observation]) -> list[Decision]:
         """See Policy. Raises ConfigError if asked to think in a phase without reasoning."""
+        began = time.perf_counter()
         queries = [self._query(o) for o in observations]
         decisions: dict[int, Decision] = {}
         for (length, think), members in self._groups(queries).items():
             for start in range(0, len(members), self._batching.rows):
                 part = members[start : start + self._batching.rows]
                 decisions.update(zip(part, self._decide([queries[i] for i in part], length, think=think), strict=True))
-        return [decisions[i] for i in range(len(observations))]
+        waited = time.perf_counter() - began
+        return [replace(decisions[i], latency_s=waited) for i in range(len(observations))]
 
     def _query(self, observation: Observation) -> _Query:
-        prompt = inference_prefix(self._layout, observation.instruction)
+        prompt = self._prompt(observation.instruction)
         think = observation.think and not observation.kept
         opening = opening_ids(self._layout) if think else ()
         check(
             bool(opening) or not think, f"phase {self._layout.phase.name!r} has no reasoning; evaluate it in no_think"
         )
-        image = self._interface.see(observation.image)
-        request = Request(
-            (*prompt, *opening, *observation.kept),
-            patchify(torch.from_numpy(image[None])),
-            image_grid(1, len(image)),
-        )
+        request = Request((*prompt, *opening, *observation.kept), self._interface.see(observation.image))
         return _Query(request, opening, observation.kept, think)
+
+    def _prompt(self, instruction: str) -> tuple[int, ...]:
+        if instruction not in self._prompts:
+            self._prompts[instruction] = inference_prefix(self._layout, instruction)
+        return self._prompts[instruction]
 
     def _groups(self, queries: Sequence[_Query]) -> dict[tuple[int, bool], list[int]]:
         """Which queries may share a forward pass: (padded length, think) -> their positions."""

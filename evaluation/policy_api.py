@@ -31,9 +31,10 @@ class Decision:
     reasoning: tuple[int, ...] = ()  # ids to hand back as `kept`; () without reasoning
     text: str = ""  # the reasoning for people, empty where it was kept
     tokens: int = 0  # generated for this query
-    free_decodable: bool = True  # the greedy action would have been the same without the constraint
+    free_decodable: bool = True  # without the constraint the same chunk would have been written, and then an end
     forced: bool = False  # the reasoning was cut at the limit
-    seconds: float = 0.0  # of the batch that this query was in, divided by its queries
+    seconds: float = 0.0  # its share: of the batch that this query was in, divided by its queries
+    latency_s: float = 0.0  # how long the robot waited: the whole call of `act`
 
 
 class Policy(Protocol):

@@ -214,6 +214,12 @@ def patchify(images: torch.Tensor) -> torch.Tensor:
 
     Patches of one visual token (2 x 2) stand together; within a patch: channel, time, row, column.
     """
+    once = patches(images).view(-1, 3, 1, PATCH * PATCH)
+    return once.expand(-1, 3, TEMPORAL_PATCH, PATCH * PATCH).reshape(len(once), -1)
+
+
+def patches(images: torch.Tensor) -> torch.Tensor:
+    """The same without the repetition in time: float32 [B * (S / 14)^2, 588]; channel, row, column."""
     count, size = images.shape[:2]
     grid = size // (PATCH * MERGE)
     mean = torch.tensor(IMAGE_MEAN, device=images.device).view(3, 1, 1) * 255
@@ -221,8 +227,7 @@ def patchify(images: torch.Tensor) -> torch.Tensor:
     pixels = (images.permute(0, 3, 1, 2).float() - mean) / std  # [B, 3, S, S]
     cut = pixels.view(count, 3, grid, MERGE, PATCH, grid, MERGE, PATCH)
     ordered = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, rows, columns, 2, 2, 3, 14, 14]
-    twice = ordered.unsqueeze(6).expand(*ordered.shape[:6], TEMPORAL_PATCH, PATCH, PATCH)
-    return twice.reshape(count * (grid * MERGE) ** 2, 3 * TEMPORAL_PATCH * PATCH * PATCH)
+    return ordered.reshape(count * (grid * MERGE) ** 2, 3 * PATCH * PATCH)
 
 
 def image_grid(count: int, image_size: int) -> torch.Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.decoding import IMPOSSIBLE, UNREACHABLE, ActionConstraint, CodeAutomaton, fewest_codes
+from tests.helpers.tiny_adapter import HORIZON, fitted_actions, write_hub_fast
+from training.action_tokenizer import UndecodableAction, from_hub_files
 
 
 def whole_codes(lengths: list[int]) -> CodeAutomaton:
@@ -75,3 +79,22 @@ def test_unspellable_chunks_are_refused_and_others_never_get_stuck(lengths: list
 def test_a_code_that_spells_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="could not end"):
         whole_codes([0, 1])
+
+
+@pytest.mark.parametrize("kind", ["symbols", "bytes"])
+def test_random_logits_are_decoded_by_real_vocabularies_where_free_ones_are_not(kind: str, tmp_path: Path) -> None:
+    tokenizer = fitted_actions() if kind == "symbols" else from_hub_files(str(write_hub_fast(tmp_path)), HORIZON)
+    following, count = tokenizer.transitions()
+    constraint = ActionConstraint(CodeAutomaton(count, following), tokenizer.num_coefficients)
+    written = greedy(constraint, 64, np.random.default_rng(0))
+    chunks = [tokenizer.decode(codes) for codes in written]
+    assert {chunk.shape for chunk in chunks} == {(HORIZON, 7)}
+    assert max(map(len, written)) <= constraint.longest
+    free = np.random.default_rng(0).integers(0, tokenizer.num_codes, (64, constraint.longest))
+    refused = 0
+    for codes, like in zip(free, written, strict=True):
+        try:
+            tokenizer.decode(codes[: len(like)].tolist())
+        except UndecodableAction:
+            refused += 1
+    assert refused > 60

@@ -12,9 +12,11 @@ import torch
 from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem
-from evaluation.generation import Request, Stream
+from evaluation.generation import Generator, Request, Stream, Written, pad_left, rope_positions
+from evaluation.interface import Interface
 from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subject
 from evaluation.policy_api import Decision, Observation
+from evaluation.vision_tower import VisionTower
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
 from training.dataset import image_grid, patchify
 from training.layout import action_tag_ids, inference_prefix, opening_ids
@@ -46,57 +48,156 @@ def policy(loaded: LoadedPolicy, rows: int = 4, *, fixed: bool = True) -> VlaPol
 
 
 def same(a: Decision, b: Decision) -> bool:
-    return replace(a, seconds=0, actions=a.actions.tobytes()) == replace(b, seconds=0, actions=b.actions.tobytes())
+    a, b = (replace(d, seconds=0, latency_s=0, actions=d.actions.tobytes()) for d in (a, b))
+    return a == b
 
 
 def requests(loaded: LoadedPolicy, count: int) -> list[Request]:
     rng = np.random.default_rng(1)
-    size = loaded.card.image_size
-    return [
-        Request(
-            inference_prefix(loaded.layout, SENTENCES[i % 3]),
-            patchify(torch.from_numpy(rng.integers(0, 256, (1, size, size, 3), dtype=np.uint8))),
-            image_grid(1, size),
-        )
-        for i in range(count)
-    ]
+    images = rng.integers(0, 256, (count, loaded.card.image_size, loaded.card.image_size, 3), dtype=np.uint8)
+    return [Request(inference_prefix(loaded.layout, SENTENCES[i % 3]), image) for i, image in enumerate(images)]
 
 
-def test_cached_decoding_equals_one_pass_over_the_whole_sequence(loaded: LoadedPolicy) -> None:
+def generator(loaded: LoadedPolicy, *, fixed_shapes: bool) -> Generator:
+    interface = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size)
+    layout = loaded.layout
+    parts = layout.vocabulary, interface.constraint, action_tag_ids(layout), barred_from_text(loaded)
+    return Generator(loaded.model, *parts, loaded.card.image_size, fixed_shapes=fixed_shapes)
+
+
+def library_inputs(loaded: LoadedPolicy, request: Request, tokens: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+    ids = torch.tensor([[*request.prompt, *tokens]])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == loaded.layout.vocabulary.image).int(),
+        "pixel_values": patchify(torch.from_numpy(request.image[None])),
+        "image_grid_thw": image_grid(1, len(request.image)),
+    }
+
+
+@pytest.mark.parametrize("fixed_shapes", [False, True])
+def test_cached_decoding_equals_one_pass_over_the_whole_sequence(loaded: LoadedPolicy, fixed_shapes: bool) -> None:
     rows = requests(loaded, 3)
     assert len({len(r.prompt) for r in rows}) > 1
     tokens = np.random.default_rng(2).integers(10, 200, (3, 12))
-    vocabulary = loaded.layout.vocabulary
     with torch.inference_mode():
-        stream = Stream(loaded.model, rows, 64, vocabulary)
-        stepped = [stream.logits]
-        for step in range(12):
-            stream.append(tokens[:, step])
-            stepped.append(stream.logits)
+        stream = Stream(loaded.model, loaded.layout.vocabulary, loaded.card.image_size, fixed_shapes=fixed_shapes)
+        for _ in range(2):  # a second batch on the same cache is not touched by the first
+            stepped = [stream.start(rows, 64, 12), *(stream.append(column) for column in tokens.T)]
         for row, request in enumerate(rows):
             # The reference: the model's own forward on one unpadded row, as training calls it.
-            ids = torch.tensor([[*request.prompt, *tokens[row]]])
-            types = (ids == vocabulary.image).int()
-            whole = loaded.model(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                mm_token_type_ids=types,
-                pixel_values=request.pixels,
-                image_grid_thw=request.grid,
-            ).logits[0, len(request.prompt) - 1 :]
+            inputs = library_inputs(loaded, request, tuple(tokens[row].tolist()))
+            whole = loaded.model(**inputs).logits[0, len(request.prompt) - 1 :]
             assert len(whole) == len(stepped)
             for step in range(13):
                 torch.testing.assert_close(stepped[step][row], whole[step], atol=2e-5, rtol=1e-4)
 
 
-def test_positions_are_three_dimensional(loaded: LoadedPolicy) -> None:
-    request = requests(loaded, 1)[0]
+@pytest.mark.parametrize("size", [56, 112, 168, 224])  # one window, one, four unequal ones, four
+def test_the_vision_tower_equals_the_librarys(loaded: LoadedPolicy, size: int) -> None:
+    images = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, size, size, 3), dtype=np.uint8))
+    visual = loaded.model.model.visual
     with torch.inference_mode():
-        stream = Stream(loaded.model, [request], len(request.prompt), loaded.layout.vocabulary)
-    # An image of n x n visual tokens takes n positions, so the next one comes before the length of the prompt.
-    side = int(loaded.layout.visual_tokens**0.5)
-    expected = len(request.prompt) - side * side + side
-    assert stream._next.flatten().tolist() == [expected] * 3
+        ours = VisionTower(visual, size)(images)
+        theirs = visual(patchify(images), grid_thw=image_grid(2, size)).pooler_output
+    torch.testing.assert_close(ours.flatten(0, 1), theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_positions_are_three_dimensional_and_the_librarys(loaded: LoadedPolicy) -> None:
+    image, side = loaded.layout.vocabulary.image, int(loaded.layout.visual_tokens**0.5)
+    prompts = [r.prompt for r in requests(loaded, 3)]
+    ids, mask = pad_left(prompts, 64, loaded.layout.vocabulary.pad)
+    ours, given = rope_positions(ids, mask, image), torch.from_numpy(ids)
+    theirs, _ = loaded.model.model.get_rope_index(
+        given,
+        (given == image).int(),
+        image_grid_thw=image_grid(3, loaded.card.image_size),
+        attention_mask=torch.from_numpy(mask).long(),
+    )
+    np.testing.assert_array_equal(ours[:, mask], theirs.numpy()[:, mask])
+    # An image of n x n visual tokens takes n positions, so the last one comes before the length of the prompt.
+    assert ours[:, 0].max() == len(prompts[0]) - side * side + side - 1
+
+
+class AsTheAutomatonSays:
+    """The constraint as a LogitsProcessor of the library: what was written since the prompt, read from its start."""
+
+    def __init__(self, loaded: LoadedPolicy, prompt: int) -> None:
+        self.vocabulary, self.prompt = loaded.layout.vocabulary, prompt
+        self.constraint = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size).constraint
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        state, left = self.constraint.start(1)
+        for code in input_ids[0, self.prompt :] - self.vocabulary.action_start:
+            state, left = self.constraint.advance(state, left, code[None].numpy())
+        out, first = torch.full_like(scores, -torch.inf), self.vocabulary.action_start
+        allowed = np.flatnonzero(self.constraint.allowed[state[0], left[0]]) + first
+        kept = allowed if len(allowed) else np.array([self.vocabulary.end])
+        out[:, kept] = scores[:, kept]
+        return out
+
+
+def by_the_library(loaded: LoadedPolicy, request: Request) -> tuple[int, ...]:
+    inputs, vocabulary = library_inputs(loaded, request), loaded.layout.vocabulary
+    processor = AsTheAutomatonSays(loaded, len(request.prompt))
+    ends = {"eos_token_id": vocabulary.end, "pad_token_id": vocabulary.pad, "max_new_tokens": 99, "do_sample": False}
+    written = loaded.model.generate(**inputs, logits_processor=[processor], **ends)[0, len(request.prompt) :].tolist()
+    assert written.pop() == vocabulary.end
+    return tuple(token - vocabulary.action_start for token in written)
+
+
+def test_greedy_codes_are_those_of_the_librarys_generate_under_the_same_constraint(loaded: LoadedPolicy) -> None:
+    asked = requests(loaded, 6)
+    ours = generator(loaded, fixed_shapes=False).generate(asked, 64, think=False, max_new_tokens=0)
+    assert len({w.codes for w in ours}) > 3
+    assert [w.codes for w in ours] == [by_the_library(loaded, r) for r in asked]
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_a_static_cache_writes_what_a_growing_one_does(loaded: LoadedPolicy, think: bool) -> None:
+    asked = requests(loaded, 8)
+    written: list[list[Written]] = [
+        generator(loaded, fixed_shapes=fixed).generate(asked, 64, think=think, max_new_tokens=MAX_NEW)
+        for fixed in (False, True)
+    ]
+    assert written[0] == written[1]
+
+
+def test_free_decodable_means_that_decoding_without_the_constraint_writes_the_same_and_ends(
+    loaded: LoadedPolicy,
+) -> None:
+    """A model of fixed logits per step: its first choices spell a chunk or do not, and end or go on."""
+    vocabulary, codes = loaded.layout.vocabulary, loaded.action_tokenizer.encode(np.zeros((8, 7)))
+    chunk = [vocabulary.action_start + code for code in codes]
+    cases = {
+        (*chunk, vocabulary.end): True,
+        (*chunk, chunk[0]): False,  # goes on
+        (*chunk[:-1], vocabulary.end, vocabulary.end): False,  # ends too early
+        (5, *chunk[1:], vocabulary.end): True,  # that an action comes first is the mode's choice
+    }
+    for wanted, expected in cases.items():
+        made = generator(loaded, fixed_shapes=False)
+        made._stream = Scripted(wanted, chunk, made._table.shape[1])
+        written = made.generate(requests(loaded, 1), 64, think=False, max_new_tokens=0)[0]
+        assert written.codes == tuple(codes)
+        assert written.free_decodable is expected, wanted
+
+
+class Scripted:
+    """A stream whose best token at each step is given, and its next best that of a valid chunk."""
+
+    def __init__(self, wanted: tuple[int, ...], chunk: list[int], size: int) -> None:
+        self.wanted, self.chunk, self.size = list(wanted), [*chunk, 0], size
+
+    def start(self, *_: object) -> torch.Tensor:
+        return self.append()
+
+    def append(self, *_: object) -> torch.Tensor:
+        logits = torch.zeros(1, self.size)
+        logits[0, self.chunk.pop(0)] = 1
+        logits[0, self.wanted.pop(0)] = 2
+        return logits
 
 
 @pytest.mark.parametrize("think", [False, True])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.schema import LoraConfig, ModelConfig, PhaseSpec, Role, Segment, Subset
 from data_pipeline.action_stats import ActionStatistics
@@ -68,6 +70,29 @@ def smooth_chunks(count: int, horizon: int = HORIZON, seed: int = 0) -> list[np.
 def fitted_actions(horizon: int = HORIZON, codes: int = CODES) -> FastTokenizer:
     """A FAST tokenizer fitted on smooth random chunks."""
     return action_tokenizer.fit(smooth_chunks(500, horizon), horizon, scale=5.0, num_codes=codes)
+
+
+def write_hub_fast(folder: Path, scale: float = 5.0, min_token: int = -354) -> Path:
+    """A stand-in for FAST+'s data files: the same format, fitted on smooth random chunks. Returns the folder."""
+    folder.mkdir(exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        min_frequency=2,
+        initial_alphabet=[
+            *pre_tokenizers.ByteLevel.alphabet(),
+            chr(0x4E00),
+        ],  # one dead entry, as in the published files
+        special_tokens=[],
+        show_progress=False,
+    )
+    grids = [action_tokenizer.quantise(chunk, scale) - min_token for chunk in smooth_chunks(500)]
+    tokenizer.train_from_iterator(["".join(map(chr, grid)) for grid in grids], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    values = {"scale": scale, "min_token": min_token, "vocab_size": tokenizer.get_vocab_size(), "action_dim": None}
+    (folder / "processor_config.json").write_text(json.dumps(values))
+    return folder
 
 
 def wide_statistics(subset: Subset) -> ActionStatistics:

@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.fft import dct
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.decoding import ActionConstraint, CodeAutomaton
-from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks
+from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks, write_hub_fast
 from training import action_tokenizer
 from training.action_tokenizer import FastTokenizer, UndecodableAction, byte_characters, from_hub_files
 
@@ -28,26 +26,7 @@ CHUNKS = arrays(np.float32, (HORIZON, 7), elements=st.floats(-1, 1, width=32))
 
 @pytest.fixture(scope="session")
 def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for FAST+'s data files: the same format, fitted on our chunks."""
-    folder = tmp_path_factory.mktemp("fast")
-    grids = [np.rint(dct(c, axis=0, norm="ortho") * SCALE).astype(int).ravel() - MIN_TOKEN for c in smooth_chunks(500)]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        min_frequency=2,
-        initial_alphabet=[
-            *pre_tokenizers.ByteLevel.alphabet(),
-            chr(0x4E00),
-        ],  # one dead entry, as in the published files
-        special_tokens=[],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["".join(map(chr, g)) for g in grids], trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    values = {"scale": SCALE, "min_token": MIN_TOKEN, "vocab_size": tokenizer.get_vocab_size(), "action_dim": None}
-    (folder / "processor_config.json").write_text(json.dumps(values))
-    return folder
+    return write_hub_fast(tmp_path_factory.mktemp("fast"), SCALE, MIN_TOKEN)
 
 
 @pytest.fixture(scope="session")
