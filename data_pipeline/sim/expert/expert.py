@@ -45,6 +45,22 @@ class Attempt:
     reason: str  # empty on success
 
 
+class Expert:
+    """The expert of one episode, asked for one action at a time. The caller steps `env` in between."""
+
+    def __init__(self, env: LiberoEnv, rng: np.random.Generator) -> None:
+        self._env = env
+        self._actions = expert_actions(env, rng)
+
+    def advise(self) -> np.ndarray | str:
+        """The next action, float32 [7], for the state as it is now; or why the expert gives up."""
+        try:
+            action = next(self._actions, None)
+        except ExpertFailure as failure:
+            return str(failure)
+        return f"all skills played, {_missing(self._env)}" if action is None else action
+
+
 def run_expert(
     env: LiberoEnv,
     rng: np.random.Generator,
@@ -55,18 +71,15 @@ def run_expert(
 
     `before_step` is called with each action (float32 [7]) before it is executed.
     """
-    steps = 0
-    try:
-        for action in expert_actions(env, rng):
-            if steps == max_steps:
-                return Attempt(success=False, steps=steps, reason=f"after {max_steps} steps {_missing(env)}")
-            before_step(action)
-            steps += 1
-            if env.step(action):
-                return Attempt(success=True, steps=steps, reason="")
-    except ExpertFailure as failure:
-        return Attempt(success=False, steps=steps, reason=str(failure))
-    return Attempt(success=False, steps=steps, reason=f"all skills played, {_missing(env)}")
+    expert = Expert(env, rng)
+    for steps in range(max_steps):
+        advice = expert.advise()
+        if isinstance(advice, str):
+            return Attempt(success=False, steps=steps, reason=advice)
+        before_step(advice)
+        if env.step(advice):
+            return Attempt(success=True, steps=steps + 1, reason="")
+    return Attempt(success=False, steps=max_steps, reason=f"after {max_steps} steps {_missing(env)}")
 
 
 def _missing(env: LiberoEnv) -> str:
