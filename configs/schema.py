@@ -98,6 +98,15 @@ class Corruption(StrEnum):
     NOISY_BOXES = "noisy_boxes"
 
 
+class Control(StrEnum):
+    """Policies that are not trained: what a number stands beside."""
+
+    REPLAY = "replay"  # the mean demonstration, blind
+    EXPERT = "expert"  # the scripted expert, which reads the simulator's state
+    ZERO = "zero"  # does nothing, gripper open
+    RANDOM = "random"  # uniform actions
+
+
 class Normalization(StrEnum):
     """How pose deltas are scaled; the names are OpenVLA's and Octo's. See `data_pipeline.action_stats`."""
 
@@ -457,7 +466,6 @@ class EvalConfig:
         in_range("eval.max_new_tokens", self.max_new_tokens, 1)
         in_range("eval.batch_rows", self.batch_rows, 1)
         in_range("eval.videos", self.videos, 0)
-        in_range("eval.sim_workers", self.sim_workers, 1)
         if self.perturb:  # one spelling of `camera` and `camera:2`: it is part of the key
             object.__setattr__(self, "perturb", str(Perturbation.parse(self.perturb)))
 

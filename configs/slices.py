@@ -8,6 +8,7 @@ from configs.schema import (
     ActionConfig,
     AnnotatorConfig,
     BaseConfig,
+    Control,
     DropoutVariant,
     EnvConfig,
     EvalConfig,
@@ -175,6 +176,13 @@ class EvaluateSlice:
     env: EnvConfig
     trainer: TrainerConfig
     execute: int
+
+
+@dataclass(frozen=True)
+class ControlSlice(EvaluateSlice):
+    """Stage `control`: as `evaluate`, of an untrained policy. No inputs."""
+
+    control: Control = Control.ZERO
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,14 @@ class Outcome(StrEnum):
     ERROR = "error"
 
 
+class Shows(StrEnum):
+    """What a policy is shown besides the instruction and the clock."""
+
+    IMAGE = "image"  # a rendered frame
+    NOTHING = "nothing"  # nothing is drawn
+    EXPERT = "expert"  # the scripted expert's next action; nothing is drawn
+
+
 @dataclass(frozen=True, order=True)
 class EpisodeKey:
     """What an episode's result may depend on, besides the adapter, the protocol and the environment."""
@@ -137,3 +145,4 @@ class EpisodeRequest:
     protocol: Protocol
     start: ReplayStart | None = None  # where a recording began, instead of the key's initial state
     perturbation: str = ""  # what is changed after the reset: camera:2
+    shows: Shows = Shows.IMAGE

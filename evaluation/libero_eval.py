@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from configs.schema import canonical
@@ -16,7 +16,7 @@ from configs.slices import EvaluateSlice
 from data_pipeline.contract import StageContext, digest
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.whole_files import write_text
-from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, make_protocol, plan, to_row
+from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, Shows, make_protocol, plan, to_row
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Policy
 from evaluation.progress import Film
@@ -35,6 +35,22 @@ class Subject:
     policy: Policy
     adapter: str  # digest of its weights and everything beside them
     card: Mapping[str, Any]  # plain values for the report: phase, base, versions
+    shows: Shows = Shows.IMAGE  # what the policy wants to be shown
+    execute: int = 0  # steps per query of a policy with its own number; 0: the settings'
+
+    def protocol(self, config: EvaluateSlice) -> Protocol:
+        """How its episodes are run."""
+        protocol = _protocol(config)
+        return replace(protocol, execute=self.execute) if self.execute else protocol
+
+
+def executed(config: EvaluateSlice) -> int:
+    """Steps per query that the settings ask for."""
+    return _protocol(config).execute
+
+
+def _protocol(config: EvaluateSlice) -> Protocol:
+    return make_protocol(config.eval, config.execute, MAX_STEPS[config.subset])
 
 
 def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
@@ -48,13 +64,13 @@ def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
 
 def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, pool: SimulatorPool) -> list[str]:
     """Run what the ledger does not have, then export."""
-    protocol = make_protocol(config.eval, config.execute, MAX_STEPS[config.subset])
+    protocol = subject.protocol(config)
     keys = plan(config.eval, config.tasks, config.modes)
     fingerprint = pool.describe(config.subset, config.tasks[0]).fingerprint
     run = digest({"adapter": subject.adapter, "protocol": asdict(protocol), "fingerprint": fingerprint})
     (context.work / VIDEOS).mkdir(exist_ok=True)
     with Ledger(context.work / LEDGER, run) as ledger:
-        _run_missing(config, context, subject.policy, pool, ledger, protocol, keys)
+        _run_missing(config, context, subject, pool, ledger, protocol, keys)
         results = [result for result in ledger.results() if result.key in set(keys)]
     identity = {
         "subset": config.subset.value,
@@ -87,7 +103,7 @@ def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, poo
 def _run_missing(
     config: EvaluateSlice,
     context: StageContext,
-    policy: Policy,
+    subject: Subject,
     pool: SimulatorPool,
     ledger: Ledger,
     protocol: Protocol,
@@ -109,7 +125,8 @@ def _run_missing(
         subset=config.subset,
         protocol=protocol,
         pool=pool,
-        policy=policy,
+        policy=subject.policy,
+        shows=subject.shows,
         ledger=ledger,
         batch_rows=config.eval.batch_rows,
         to_film=frozenset(_to_film(config, keys)),

@@ -71,9 +71,10 @@ class View:
     drawn: bool  # the picture lies in the slot's shared memory
     spent: Mapping[str, float] = field(
         default_factory=dict[str, float]
-    )  # on this message: reset_s, physics_s, render_s
+    )  # on this message: reset_s, physics_s, render_s, policy_s
     milestones: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of an episode that is over
     image: np.ndarray | None = None  # uint8 [R, R, 3], agentview, ImageFrame.GL; the pool puts it here if `drawn`
+    advice: np.ndarray | str | None = None  # the expert's next action, float32 [7], or why it gives up
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome
 from evaluation.messages import View
-from evaluation.policy_api import Decision, Observation
+from evaluation.policy_api import NO_IMAGE, Decision, Observation
 
 Film = list[tuple[np.ndarray, str]]
 """What the policy saw (uint8 [R, R, 3], ImageFrame.GL) and what it thought, query by query."""
@@ -40,10 +40,10 @@ class Episode:
     def observe(self, protocol_think: bool) -> Observation:  # noqa: FBT001 - a mode
         """The query that the current view asks."""
         assert self.view is not None
-        assert self.view.image is not None
+        view, image = self.view, NO_IMAGE if self.view.image is None else self.view.image
         kept = self.kept if self.kept_for > 0 else ()
-        instruction = self.view.description.instruction
-        return Observation(self.view.image, instruction, protocol_think, self.view.steps, kept, self.key)
+        instruction = view.description.instruction
+        return Observation(image, instruction, protocol_think, view.steps, kept, self.key, view.advice)
 
     def learn(self, decision: Decision, freeze_chunks: int) -> None:
         """Book-keeping after the policy answered."""

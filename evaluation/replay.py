@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import check
+from configs.schema import Control, check
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext, digest
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.libero_utils import instruction, task_names
 from data_pipeline.raw_loader import Hdf5Source
-from evaluation.libero_eval import Subject, evaluate
+from evaluation.episodes import Shows
+from evaluation.libero_eval import Subject, evaluate, executed
 from evaluation.policy_api import Decision, Observation
 from evaluation.simulators import shared_pool
-
-NAME = "replay"
 
 
 class ReplayPolicy:
@@ -70,9 +69,10 @@ def load_replay(config: EvaluateSlice, regenerate: Path, split: Path) -> Subject
     check(not missing, f"the replay control has no training demonstration of task {missing} of {config.subset.value}")
     means = {task: mean_actions(demonstrations) for task, demonstrations in by_task.items()}
     names = task_names(config.subset)
-    policy = ReplayPolicy({instruction(names[task]): mean for task, mean in means.items()}, config.execute)
+    policy = ReplayPolicy({instruction(names[task]): mean for task, mean in means.items()}, executed(config))
     identity = digest({str(task): mean.tolist() for task, mean in means.items()})
-    return Subject(policy, identity, {"phase": {"name": NAME, "label": "Replay (blind control)"}})
+    card = {"phase": {"name": Control.REPLAY.value, "label": "Replay (blind control)"}}
+    return Subject(policy, identity, card, shows=Shows.NOTHING)
 
 
 def run_replay(config: EvaluateSlice, context: StageContext) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configs.schema import Mode, Subset
-from evaluation.episodes import EpisodeKey, EpisodeRequest, EpisodeResult, Outcome, Protocol
+from evaluation.episodes import EpisodeKey, EpisodeRequest, EpisodeResult, Outcome, Protocol, Shows
 from evaluation.ledger import Ledger
 from evaluation.messages import Begin, Chunk, View
 from evaluation.policy_api import Decision, Policy
@@ -46,6 +46,7 @@ class Engine:
     policy: Policy
     ledger: Ledger
     batch_rows: int
+    shows: Shows = Shows.IMAGE
     starts: Mapping[EpisodeKey, ReplayStart] = field(default_factory=dict[EpisodeKey, "ReplayStart"])
     to_film: frozenset[EpisodeKey] = frozenset()
     save_film: Callable[[EpisodeResult, Film], None] = lambda result, film: None
@@ -75,14 +76,16 @@ class Engine:
         while self._queue and (free := self.pool.free()):
             seat = free[0]
             key = self._queue.pop(self.pool.preferred(seat, [(self.subset, key.task_id) for key in self._queue]))
-            film: Film | None = [] if key in self.to_film else None
+            film: Film | None = [] if key in self.to_film and self.shows is Shows.IMAGE else None
             self._running[seat] = Episode(key, time.perf_counter(), film=film)
-            self.pool.begin(seat, Begin(EpisodeRequest(self.subset, key, self.protocol, self.starts.get(key))))
+            request = EpisodeRequest(self.subset, key, self.protocol, self.starts.get(key), shows=self.shows)
+            self.pool.begin(seat, Begin(request))
 
     def _patience(self) -> float:
         """How long to wait for answers: until the oldest waiting request should be served."""
         waiting = [e.waiting_since for e in self._running.values() if e.view is not None]
-        return max(0.0, min(waiting) + max(GATHER_S, self._call_s) - time.perf_counter()) if waiting else 1.0
+        gather_s = GATHER_S if self.shows is Shows.IMAGE else 0.0  # a policy that does not look answers at once
+        return max(0.0, min(waiting) + max(gather_s, self._call_s) - time.perf_counter()) if waiting else 1.0
 
     def _shown(self, seat: int, view: View) -> None:
         episode = self._running[seat]
@@ -117,7 +120,9 @@ class Engine:
         assert view is not None
         episode.learn(decision, self.protocol.freeze_chunks)
         episode.view = None
-        if np.isfinite(decision.actions).all():
+        if decision.gives_up:
+            self._finish(seat, episode.result(view, Outcome.FAILURE, decision.gives_up))
+        elif np.isfinite(decision.actions).all():
             actions = np.clip(decision.actions[: self.protocol.execute], -1.0, 1.0)
             self.pool.execute(seat, Chunk(actions))
         else:

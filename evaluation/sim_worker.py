@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from configs.perturbation import Perturbation
 from configs.schema import EnvConfig, Subset
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, SimulationUnstableError
 from data_pipeline.processes import die_with_parent
-from evaluation.episodes import EpisodeRequest
+from evaluation.episodes import EpisodeRequest, Shows
 from evaluation.messages import (
     PERTURBATION,
     Begin,
@@ -39,6 +39,9 @@ from evaluation.messages import (
     View,
     map_frames,
 )
+
+if TYPE_CHECKING:
+    from data_pipeline.sim.expert.expert import Expert
 
 
 class Tracker(Protocol):
@@ -89,6 +92,7 @@ class Slot:
         self._request: EpisodeRequest | None = None
         self._steps = 0
         self._shown: Description | None = None  # of the episode
+        self._expert: Expert | None = None  # in episodes that show it
 
     def answer(self, message: Describe | Begin | Chunk) -> Description | View | Failed:
         """Do what the message asks."""
@@ -137,6 +141,7 @@ class Slot:
             env.settle(request.protocol.settle_steps)
         built.tracker.begin()
         self._request, self._steps = request, 0
+        self._expert = _expert_for(env, request) if request.shows is Shows.EXPERT else None
 
     def _execute(self, actions: np.ndarray) -> bool:
         """Step through a chunk; success as the protocol reads it."""
@@ -156,12 +161,24 @@ class Slot:
         request, acted = self._current(), time.perf_counter()
         built = self._environment(request.subset, request.key.task_id)
         over = success or self._steps >= request.protocol.max_steps
-        if not over:
+        drawn = not over and request.shows is Shows.IMAGE
+        if drawn:
             self._frame[:] = built.env.render(AGENTVIEW)
-        spent = {what: acted - began, "render_s": time.perf_counter() - acted}
-        told = built.tracker.record() if over else {}
+        rendered = time.perf_counter()
+        advice = self._expert.advise() if self._expert is not None and not over else None
+        spent = {what: acted - began, "render_s": rendered - acted, "policy_s": time.perf_counter() - rendered}
+        told = built.tracker.record() if over or isinstance(advice, str) else {}
         assert self._shown is not None
-        return View(self._shown, self._steps, success=success, over=over, drawn=not over, spent=spent, milestones=told)
+        return View(
+            self._shown,
+            self._steps,
+            success=success,
+            over=over,
+            drawn=drawn,
+            spent=spent,
+            milestones=told,
+            advice=advice,
+        )
 
     def _current(self) -> EpisodeRequest:
         assert self._request is not None, "a chunk arrived before an episode began"
@@ -176,6 +193,14 @@ def _perturb(built: _Built, request: EpisodeRequest) -> Description:
     begun = begin(cast(Any, built.env), perturbation, key.init_state, key.seed)
     fingerprint = built.description.fingerprint | {PERTURBATION: request.perturbation}
     return replace(built.description, instruction=begun.instruction, fingerprint=fingerprint, perturbed=begun.drawn)
+
+
+def _expert_for(env: Env, request: EpisodeRequest) -> Expert:
+    """The scripted expert for an episode that has begun; its style is drawn from the key."""
+    from data_pipeline.sim.expert.expert import Expert  # the simulator: only where it is asked for
+
+    key = request.key
+    return Expert(cast(Any, env), np.random.default_rng([key.task_id, key.init_state, key.seed]))
 
 
 def load_factory(reference: str) -> EnvFactory:

@@ -163,7 +163,8 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
     """What every number stands on."""
     if not records:
         return ()
-    summary = records[0].summary
+    phases = [r for r in records if not r.is_control]
+    summary = (phases or records)[0].summary
     limits = {r.subset.value: r.summary["protocol"]["max_steps"] for r in records}
     steps = ", ".join(f"{limits[s.value]} {s.value}" for s in Subset if s.value in limits)
     thinking = any(e.key.mode == Mode.THINK.value for r in records for e in r.episodes)
@@ -176,11 +177,16 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         f"Protocol {protocol['name']}: {protocol['settle_steps']} settling steps, at most {steps} environment steps, "
         f"{protocol['execute']} executed per query, success {success}{kept}.",
         f"Environment fingerprint {digest(summary['fingerprint'])}: {_short(summary['fingerprint'])}.",
-        f"Base model {summary['card'].get('base', 'unknown')}; evaluation seed {', '.join(map(str, seeds))}.",
-        "Rows of several training seeds are printed one by one; no test over seeds is made."
-        if any("seed" in r.variant for r in records)
-        else "One training seed: these adapters are compared, not these methods.",
+        f"Base model {summary['card'].get('base', 'none')}; evaluation seed {', '.join(map(str, seeds))}.",
     ]
+    if phases:
+        notes.append(
+            "Rows of several training seeds are printed one by one; no test over seeds is made."
+            if any("seed" in r.variant for r in phases)
+            else "One training seed: these adapters are compared, not these methods."
+        )
+    own = {r.label: r.summary["protocol"]["execute"] for r in records if r.is_control}
+    notes += [f"{label}: {n} executed per query." for label, n in own.items() if n != protocol["execute"]]
     errors = sum(e.outcome is Outcome.ERROR for r in records for e in r.episodes)
     if errors:
         notes.append(f"Episodes ended by a simulator error: {errors}; no failures of a policy, not counted.")

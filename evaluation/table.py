@@ -43,6 +43,11 @@ class RunRecord:
         return self.slug.rpartition("/")[0]
 
     @property
+    def is_control(self) -> bool:
+        """Whether the policy was not trained: no phase, no base model, and as many steps per query as suit it."""
+        return "segments" not in self.summary["card"].get("phase", {})
+
+    @property
     def variant(self) -> str:
         """What tells a variant of a phase apart: `prob0.3`, `seed1`; "" for the phase itself."""
         return variant_of(self.phase)
@@ -143,11 +148,14 @@ def check_mergeable(records: Sequence[RunRecord]) -> None:
 
 
 def _conditions(record: RunRecord) -> dict[str, Any]:
+    """What rows of one table have in common. A control has no base model, and may have its own steps per query."""
+    protocol, card = record.summary["protocol"], record.summary["card"]
     # The step limit is the suite's own, so it differs between columns by design.
-    protocol = {k: v for k, v in record.summary["protocol"].items() if k != "max_steps"}
-    conditions = {"protocol": protocol, "environment fingerprint": record.summary["fingerprint"]}
-    # A control has no base model.
-    return conditions | ({"base model": record.summary["card"]["base"]} if "base" in record.summary["card"] else {})
+    shared = {name: value for name, value in protocol.items() if name not in ("max_steps", "execute")}
+    conditions = {"protocol": shared, "environment fingerprint": record.summary["fingerprint"]}
+    if record.is_control:
+        return conditions
+    return {**conditions, "steps per query": protocol["execute"], "base model": card["base"]}
 
 
 def _difference(a: Any, b: Any) -> str:
@@ -187,7 +195,7 @@ def compare(records: Sequence[RunRecord], rows: Sequence[Row]) -> list[Compariso
 
     Holm within a mode and variant. Controls are no phases: comparing with one would only weaken the correction.
     """
-    phases = {r.phase for r in records if "segments" in r.summary["card"].get("phase", {})}
+    phases = {r.phase for r in records if not r.is_control}
     families: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row.phase in phases:

@@ -21,6 +21,7 @@ from data_pipeline.contract import EnvironmentProblem
 from evaluation.policy_api import Decision, Observation
 
 FACTORY = "tests.evaluation.fakes:FakeEnv"
+UNDRAWN = "tests.evaluation.fakes:UndrawnEnv"
 NO_GL = "tests.evaluation.fakes:NoGlEnv"
 DIES_AT_IMPORT = "tests.evaluation.fakes:not_there"
 
@@ -109,6 +110,13 @@ class NoTracker:
 
     def record(self) -> dict[str, object]:
         return {}
+
+
+class UndrawnEnv(FakeEnv):
+    """For policies that do not look."""
+
+    def render(self, camera: str) -> np.ndarray:
+        raise AssertionError("a picture was drawn")
 
 
 class NoGlEnv(FakeEnv):
