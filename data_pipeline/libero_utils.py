@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from configs.schema import STUDY, ConfigError, Subset
@@ -108,6 +108,7 @@ _OTHER_SENTENCES = {
 }
 """Sentences of LIBERO's BDDL files that name a thing otherwise than the file's name does, both as `_plain` has them."""
 
+_TASK_RANGE = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
 _SCENE_PREFIX = re.compile(r"^[A-Z_]+SCENE\d+_")
 
 
@@ -130,6 +131,26 @@ def parse_subset(text: str, allowed: Sequence[Subset] = STUDY) -> Subset:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ConfigError(f"subset {text!r} is unknown{hint}; allowed: {', '.join(names)} (or libero_<name>, libero_10)")
+
+
+def parse_tasks(text: str, allowed: Sequence[int]) -> tuple[int, ...]:
+    """`0,3` or `0-34,38`: task numbers in order. Raises ConfigError for what is no such list, or not allowed."""
+    ends = [_TASK_RANGE.fullmatch(part) for part in text.split(",")]
+    chosen = [task for end in ends if end for task in range(int(end[1]), int(end[2] or end[1]) + 1)]
+    if not all(ends) or not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
+        raise ConfigError(f"tasks {text!r}; allowed: numbers of {tasks_text(allowed)}, each once, e.g. 0,3 or 0-4")
+    return tuple(sorted(chosen))
+
+
+def tasks_text(tasks: Iterable[int]) -> str:
+    """Inverse of `parse_tasks`."""
+    runs: list[list[int]] = []
+    for task in sorted(tasks):
+        if runs and task == runs[-1][-1] + 1:
+            runs[-1].append(task)
+        else:
+            runs.append([task])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def task_names(subset: Subset) -> tuple[str, ...]:

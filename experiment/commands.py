@@ -87,7 +87,7 @@ def _study(runs: Sequence[Run], places: Places, workers: int, said: tuple[str, .
     for run in {run.subset: run for run in runs if Mode.NO_THINK in run.config.eval.modes}.values():
         replay = replay_node(run, places, workers)
         results.append(Result(replay.spec.slug, replay, None))
-        views.append(evaluate_view(places, replay, group))
+        views.append(evaluate_view(places, replay, table_group(title, replay)))
     views += expert_views(Data(config, sources, places, workers))
     return Study(
         places=places,

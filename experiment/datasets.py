@@ -16,7 +16,7 @@ from data_pipeline.metainfo import metainfo_name, read_metainfo, table
 from experiment import compose
 from experiment.flags import REGENERATED_PX
 from experiment.plan import Data, demos_view, expert_views
-from experiment.resolve import EXPERT, OFFICIAL, DataSource, made_by_expert, resolve
+from experiment.resolve import EXPERT, OFFICIAL, DataSource, find_source, made_by_expert, resolve
 from experiment.rewording import permission
 from experiment.settings import (
     Prepared,
@@ -39,7 +39,7 @@ def data_for(values: Namespace, *subsets: Subset) -> tuple[Data, Prepared]:
     preset, said, overrides = read_overrides(values)
     config = compose.compose(phase, [f"preset={preset}", *overrides])
     places = places_of(values)
-    resolved = resolve(config, subsets, places.data_dir)
+    resolved = resolve(config, subsets, places.data_dir, find_source)
     data = Data(resolved.config, resolved.sources, places, data_workers(values, resolved.config, len(resolved.sources)))
     return data, Prepared(resolved, (*said, *resolved.decisions), "")
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from configs.schema import STUDY, AnnotatorConfig, ConfigError, EvalConfig
+from configs.schema import STUDY, AnnotatorConfig, ConfigError, Control, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256
@@ -134,10 +134,12 @@ def _train_flags(parser: Parser) -> None:
 
 
 def _evaluate_flags(parser: Parser) -> None:
-    parser.flag("model_type", required=True, help="the phase of the adapter")
-    parser.flag("libero_subset", required=True)
-    parser.flag("lora_path", required=True, help="an adapter, e.g. outputs/<phase>/<subset>/checkpoint-final")
-    parser.flag("num_trials")
+    controls = ", ".join(control.value for control in Control)
+    parser.flag("model_type", required=True, help=f"the phase of the adapter; or a control, without one: {controls}")
+    parser.flag("libero_subset", required=True, help="spatial, object, goal, long (libero_10 is long), or 90")
+    parser.flag("lora_path", help="an adapter, e.g. outputs/<phase>/<subset>/checkpoint-final")
+    parser.flag("tasks", help="some of the subset's tasks, e.g. 0,3 or 0-34,38; a row of their own in the table")
+    parser.flag("num_trials", help="episodes per task; the i-th begins in the i-th official initial state")
     parser.flag("mode", choices=("no_think", "think", "both"))
     parser.flag("protocol", choices=("standard", "nora"))
     _places_flags(parser)

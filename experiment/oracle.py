@@ -14,7 +14,7 @@ from experiment.datasets import data_for
 from experiment.flags import Parser
 from experiment.inspecting import entry_of, settings_of, split_as_staged, statistics_as_staged, subset_of
 from experiment.plan import expert_views
-from experiment.resolve import TINY_BASE, resolve
+from experiment.resolve import TINY_BASE, named_source, resolve
 from experiment.settings import choice_of, places_of
 from experiment.study import Study, run_study
 
@@ -124,7 +124,7 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
 def _given(values: Namespace, folder: Path) -> tuple[ExperimentConfig, list[Demonstrations]]:
     """Of a folder, divided and summarised as the stages would."""
     subset = subset_of(folder)
-    config = resolve(settings_of(values), (), places_of(values).data_dir).config
+    config = resolve(settings_of(values), (), places_of(values).data_dir, named_source).config
     split = split_as_staged(config, folder, subset)
     return config, [Demonstrations(subset, folder, split, statistics_as_staged(config, folder, subset, split))]
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from configs.schema import STUDY, ConfigError, ExperimentConfig, Mode, Subset
+from configs.schema import STUDY, ConfigError, Control, ExperimentConfig, Mode, Subset
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,
+    ControlSlice,
     DemosSlice,
     EvaluateSlice,
     FlowSlice,
@@ -72,12 +73,30 @@ class Run:
     sources: Mapping[Subset, DataSource]
     variant: str = ""  # keeps changed settings apart: prob0.3
     substitutes: Mapping[str, StageNode] = field(default_factory=dict[str, StageNode])  # input name -> a user's file
+    tasks: tuple[int, ...] = ()  # to evaluate; (): those of data.tasks
 
     @property
     def slug(self) -> str:
         """text_cot/object, text_cot@prob0.3/object."""
+        return self.slug_of(self.config.phase.name)
+
+    def slug_of(self, name: str) -> str:
+        """The same for a control's name."""
         variant = f"@{self.variant}" if self.variant else ""
-        return f"{self.config.phase.name}{variant}/{self.subset.value}"
+        return f"{name}{variant}/{self.subset.value}"
+
+    def rollouts(self, modes: tuple[Mode, ...]) -> EvaluateSlice:
+        """What the evaluation stages of this run read."""
+        config = self.config
+        return EvaluateSlice(
+            subset=self.subset,
+            tasks=self.tasks or config.data.tasks.of(self.subset),
+            modes=modes,
+            eval=config.eval,
+            env=config.env,
+            trainer=config.trainer,
+            execute=config.action.execute,
+        )
 
 
 @dataclass(frozen=True)
@@ -215,41 +234,28 @@ def evaluate_node(run: Run, adapter: StageNode, base: StageNode | None) -> Stage
     modes = tuple(mode for mode in config.eval.modes if mode is Mode.NO_THINK or config.phase.sources)
     if not modes:
         raise ConfigError(f"phase {config.phase.name!r} has no reasoning: eval.modes needs no_think")
-    slice_ = EvaluateSlice(
-        subset=run.subset,
-        tasks=config.data.tasks.of(run.subset),
-        modes=modes,
-        eval=config.eval,
-        env=config.env,
-        trainer=config.trainer,
-        execute=config.action.execute,
-    )
     inputs = {"adapter": adapter}
     if base is not None:
         inputs["base"] = base
-    return make_node("evaluate", run.slug, slice_, inputs)
+    return make_node("evaluate", run.slug, run.rollouts(modes), inputs)
 
 
 def replay_node(run: Run, places: Places, workers: int = 1) -> StageNode:
     """The blind control of one subset, a row of every table: the mean demonstration, replayed."""
-    config, subset = run.config, run.subset
-    data = Data(config, run.sources, places, workers)
-    slice_ = EvaluateSlice(
-        subset=subset,
-        tasks=config.data.tasks.of(subset),
-        modes=(Mode.NO_THINK,),
-        eval=config.eval,
-        env=config.env,
-        trainer=config.trainer,
-        execute=config.action.execute,
-    )
-    inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset)}
-    return make_node("replay", f"replay/{subset.value}", slice_, inputs)
+    data = Data(run.config, run.sources, places, workers)
+    inputs = {"regenerate": data.regenerate(run.subset), "split": data.split(run.subset)}
+    return make_node("replay", run.slug_of(Control.REPLAY.value), run.rollouts((Mode.NO_THINK,)), inputs)
+
+
+def control_node(run: Run, control: Control) -> StageNode:
+    """A control that needs no data."""
+    slice_ = ControlSlice(**vars(run.rollouts((Mode.NO_THINK,))), control=control)
+    return make_node("control", run.slug_of(control.value), slice_, {})
 
 
 @dataclass(frozen=True)
 class Result:
-    """One row's share of the report: an evaluation (or the control), and the training where there is one."""
+    """One row's share of the report: an evaluation (or a control), and the training where there is one."""
 
     slug: str
     evaluate: StageNode
@@ -268,7 +274,7 @@ def report_node(results: Sequence[Result], title: str, preset: str) -> StageNode
 
 def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) -> str:
     """What the table is, and on what. Results with different titles never share a table."""
-    kinds = sorted({source.kind for source in sources.values()})
+    kinds = sorted({source.kind for source in sources.values()}) or [config.data.source]
     on = f"{' and '.join(kinds)} demonstrations, {config.env.assets} assets, {config.env.look.value} look"
     if config.model.base == TINY_BASE:
         return f"Tiny preset: a check of the machinery, not a result about the methods ({on})"
@@ -276,12 +282,17 @@ def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) 
 
 
 def table_group(title: str, evaluate: StageNode) -> str:
-    """Names the evaluations that may share a table: same title, protocol, environment and base."""
+    """Names the evaluations that may share a table: same title, protocol, environment, and base where there is one."""
     config = dict(evaluate.spec.key_config)
     protocol = {name: value for name, value in config["eval"].items() if name not in _ANY_NUMBER_OF}
     base = evaluate.spec.inputs.get("base")
-    same = {"protocol": protocol, "env": config["env"], "execute": config["execute"], "base": base.key if base else ""}
-    return f"{title}{GROUP_MARK}{digest(same)[:8]}"
+    same = {"protocol": protocol, "env": config["env"], "execute": config["execute"]}
+    return f"{title}{GROUP_MARK}{digest(same)[:8]}" + (f"-{base.key[:8]}" if base else "")
+
+
+def belongs(group: str, table: str) -> bool:
+    """Whether rows of `group` stand in the table of the group `table`: a control, which has no base, in that of any."""
+    return group == table or table.startswith(f"{group}-")
 
 
 def demos_view(places: Places, node: StageNode, subset: Subset) -> View:

@@ -78,11 +78,15 @@ def resolve_preset(preset: str) -> tuple[str, str]:
     return "tiny", "preset: tiny (no CUDA device here; preset=nora_3b is the study itself)"
 
 
-def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path) -> Resolved:
+FindSource = Callable[[str, Subset, Path], DataSource]
+"""(data.source, subset, data_dir) -> where its demonstrations come from."""
+
+
+def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path, find: FindSource) -> Resolved:
     """Replace every `auto`. Raises EnvironmentProblem where a pinned choice is missing, with both remedies."""
     decisions: list[str] = []
     env = _resolve_assets(config.env)
-    sources = {subset: find_source(config.data.source, subset, data_dir) for subset in subsets}
+    sources = {subset: find(config.data.source, subset, data_dir) for subset in subsets}
     for source in sources.values():
         check(
             not (config.data.skip_bad and source.clean),
@@ -130,6 +134,11 @@ def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:
         f"{SUITE_OF[subset]} there (`nora-ecot download --subset {subset.value}` says how, or does it with "
         "--use-hub), or use the scripted expert's demonstrations: data.source=expert"
     )
+
+
+def named_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:
+    """`find_source` for a run that reads no demonstrations: what is pinned need not be on this machine."""
+    return find_source(wanted, subset, data_dir) if wanted == "auto" else DataSource(wanted)
 
 
 def made_by_expert(folder: Path) -> bool:

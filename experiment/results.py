@@ -5,58 +5,138 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, Subset, check
+from configs.schema import STUDY, ConfigError, Control, ExperimentConfig, Mode, Subset, check
 from data_pipeline.contract import EnvironmentProblem
-from data_pipeline.libero_utils import parse_subset
+from data_pipeline.libero_utils import SUITE_OF, parse_subset, parse_tasks, tasks_text
+from data_pipeline.sim.assets import check_objects
 from experiment import compose
 from experiment.cli import typed_command
-from experiment.plan import GROUP_MARK, Result, Run, evaluate_node, evaluate_view, table_group, table_title
-from experiment.resolve import TINY_BASE
-from experiment.settings import choice_of, places_of, prepare
+from experiment.plan import (
+    GROUP_MARK,
+    Data,
+    Places,
+    Result,
+    Run,
+    belongs,
+    control_node,
+    evaluate_node,
+    evaluate_view,
+    expert_views,
+    replay_node,
+    table_group,
+    table_title,
+)
+from experiment.resolve import TINY_BASE, find_source, named_source
+from experiment.settings import choice_of, data_workers, places_of, prepare, short
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
-from experiment.views import View, ViewState, markers, state
+from experiment.views import Marker, View, ViewState, markers, state
 
 
 def evaluate(values: Namespace) -> int:
-    """Roll out the adapter at `--lora_path`; its row joins the table."""
-    subset, places = parse_subset(values.libero_subset), places_of(values)
-    store = Store(places.store)
-    adapter = find_adapter(store, Path(values.lora_path), subset)
-    prepared = prepare(compose.find_phase(values.model_type), values, [subset])
-    config, sources = prepared.resolved.config, prepared.resolved.sources
-    card = _card(store, adapter)
-    trained = card["phase"]["name"]
-    check(
-        trained == config.phase.name,
-        f"--model_type {config.phase.name!r}, but this adapter was trained as {trained!r}: give that",
-    )
-    check(
-        card["subset"] == subset.value,
-        f"--libero_subset {subset.value}, but this adapter was trained on {card['subset']}: give that",
-    )
-    base = _base_of(store, adapter, card) if config.model.base == TINY_BASE else None
-    run_ = Run(config, subset, sources, _variant_of(adapter))
-    node = evaluate_node(run_, adapter, base)
-    title = table_title(config, sources)
-    group = table_group(title, node)
-    result = Result(run_.slug, node, adapter if adapter.stage == "train" else None)
+    """Roll out the adapter at `--lora_path`, or a control; its row joins the table."""
+    subset, places = parse_subset(values.libero_subset, tuple(Subset)), places_of(values)
+    control = next((control for control in Control if control.value == values.model_type), None)
+    wanted = _control(values, subset, control, places) if control else _adapter(values, subset, places)
+    config, group = wanted.run.config, table_group(wanted.title, wanted.node)
+    check_objects(config.env, subset, wanted.run.tasks)
     study = Study(
         places=places,
-        targets=(node,),
-        views=(evaluate_view(places, node, group),),
-        results=(result,),
-        group=group,
-        title=title,
+        targets=(wanted.node,),
+        views=(evaluate_view(places, wanted.node, group), *wanted.views),
+        results=(Result(wanted.node.spec.slug, wanted.node, wanted.train),),
+        group=_table_of(Store(places.store), group),
+        title=wanted.title,
         preset=config.preset,
         phase_order=tuple(compose.phase_files()),
-        decisions=prepared.said,
+        decisions=wanted.said,
     )
     return run_study(study, choice_of(values, config)).code
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """An evaluation that was asked for."""
+
+    run: Run
+    node: StageNode
+    title: str
+    said: tuple[str, ...]
+    train: StageNode | None = None  # of the adapter, where it is known
+    views: tuple[View, ...] = ()  # besides its own
+
+
+def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
+    """The adapter at `--lora_path`. Its own demonstrations are not looked for: they have done their work."""
+    check(bool(values.lora_path), f"--lora_path is needed: the adapter that was trained as {values.model_type!r}")
+    store, phase = Store(places.store), compose.find_phase(values.model_type)
+    adapter = find_adapter(store, Path(values.lora_path), subset)
+    card = _card(store, adapter)
+    trained_as, trained_on = card["phase"]["name"], card["subset"]
+    prepared = prepare(phase, values, _table_subsets(subset), find=named_source)
+    config, sources = prepared.resolved.config, prepared.resolved.sources
+    check(
+        trained_as == config.phase.name,
+        f"--model_type {config.phase.name!r}, but this adapter was trained as {trained_as!r}: give that",
+    )
+    check(
+        subset in (trained_on, Subset.NINETY),
+        f"--libero_subset {subset.value}, but this adapter was trained on {trained_on}: give that, or 90",
+    )
+    elsewhere = "" if subset == trained_on else f"from_{trained_on}"
+    tasks, apart = _tasks(values.tasks, config, subset)
+    base = _base_of(store, adapter, card) if config.model.base == TINY_BASE else None
+    run_ = Run(config, subset, sources, _joined(_variant_of(adapter), elsewhere, apart), tasks=tasks)
+    train = adapter if adapter.stage == "train" else None
+    return _Wanted(run_, evaluate_node(run_, adapter, base), table_title(config, sources), prepared.said, train)
+
+
+def _control(values: Namespace, subset: Subset, control: Control, places: Places) -> _Wanted:
+    """A policy that is not trained, under the settings that the phases share."""
+    name = control.value
+    check(not values.lora_path, f"{name} is a control and has no adapter; leave --lora_path out")
+    replays = control is Control.REPLAY
+    check(not replays or subset in STUDY, f"replay needs demonstrations, and {SUITE_OF[subset]} has none here")
+    first_phase = next(iter(compose.phase_files().values()))
+    find = find_source if replays else named_source
+    prepared = prepare(first_phase, values, _table_subsets(subset), find=find)
+    config, sources = prepared.resolved.config, prepared.resolved.sources
+    check(Mode.NO_THINK in config.eval.modes, f"{name} is a control and cannot think; leave --mode out")
+    tasks, apart = _tasks(values.tasks, config, subset)
+    run_ = Run(config, subset, sources, apart, tasks=tasks)
+    workers = data_workers(values, config, len(sources))
+    node = replay_node(run_, places, workers) if replays else control_node(run_, control)
+    views = tuple(expert_views(Data(config, sources, places, workers))) if replays else ()
+    return _Wanted(run_, node, table_title(config, sources), prepared.said, views=views)
+
+
+def _table_subsets(subset: Subset) -> tuple[Subset, ...]:
+    """Whose demonstrations the table's title names: libero_90 has none, so that it goes by the study's."""
+    return (subset,) if subset in STUDY else STUDY
+
+
+def _tasks(text: str | None, config: ExperimentConfig, subset: Subset) -> tuple[tuple[int, ...], str]:
+    """`--tasks`, and what keeps a row over some tasks apart from one over all of them."""
+    every = config.data.tasks.of(subset)
+    if text is None:
+        return every, ""
+    chosen = parse_tasks(text, every)
+    return chosen, "" if chosen == every else f"tasks{short(tasks_text(chosen).replace(',', '_'))}"
+
+
+def _joined(*parts: str) -> str:
+    return "+".join(filter(None, parts))
+
+
+def _table_of(store: Store, group: str) -> str:
+    """The group of the table that a row joins: the last one shown, where the row fits, or its own."""
+    last = _last_report(store)
+    return last.group if last is not None and belongs(group, last.group) else group
 
 
 def find_adapter(store: Store, path: Path, subset: Subset) -> StageNode:
@@ -104,11 +184,16 @@ def _base_of(store: Store, adapter: StageNode, card: Mapping[str, Any]) -> Stage
     )
 
 
+def _last_report(store: Store) -> Marker | None:
+    """What is published as the table."""
+    return next((marker for _, marker in markers(store) if marker.stage == "report"), None)
+
+
 def make_report(values: Namespace) -> int:
     """The table over every published evaluation of the last table's kind."""
     places = places_of(values)
     store = Store(places.store)
-    last = next((m for folder, m in markers(store) if m.stage == "report" and folder == places.results.resolve()), None)
+    last = _last_report(store)
     groups = [m.group for _, m in markers(store) if m.stage in EVALUATIONS]
     check(
         bool(groups),

@@ -15,7 +15,16 @@ from data_pipeline.libero_utils import parse_subset
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
-from experiment.resolve import EXPERT, Resolved, device_names, needed_subsets, resolve, resolve_preset
+from experiment.resolve import (
+    EXPERT,
+    FindSource,
+    Resolved,
+    device_names,
+    find_source,
+    needed_subsets,
+    resolve,
+    resolve_preset,
+)
 from experiment.rewording import permission, secret_of
 from experiment.study import Choice, usable_cores
 from experiment.survey import flatten
@@ -154,13 +163,19 @@ class Prepared:
     variant: str
 
 
-def prepare(phase: Path, values: Namespace, subsets: Sequence[Subset], extra: Sequence[str] = ()) -> Prepared:
+def prepare(
+    phase: Path,
+    values: Namespace,
+    subsets: Sequence[Subset],
+    extra: Sequence[str] = (),
+    find: FindSource = find_source,
+) -> Prepared:
     """Compose and resolve one phase. `extra` are overrides of this run alone, such as its seed."""
     preset, said, overrides = read_overrides(values)
     config = compose.compose(phase, [f"preset={preset}", *overrides, *extra])
     wanted = needed_subsets(config, subsets)
     places = places_of(values)
-    resolved = resolve(config, wanted, places.data_dir)
+    resolved = resolve(config, wanted, places.data_dir, find)
     check(
         not config.data.skip_bad or any(source.kind != EXPERT for source in resolved.sources.values()),
         "data.skip_bad (--skip-bad) acts on official files, and every demonstration here is the scripted expert's; "
@@ -201,10 +216,11 @@ def variant(config: ExperimentConfig, plain: ExperimentConfig) -> str:
     old, new = flatten(canonical(plain)), flatten(canonical(config))
     apart = tuple(f"{name}." for name in _NOT_IN_VARIANT)
     changed = [key for key in new if new[key] != old.get(key) and not f"{key}.".startswith(apart)]
-    return "+".join(f"{key.rpartition('.')[2]}{_short(new[key])}" for key in sorted(changed))
+    return "+".join(f"{key.rpartition('.')[2]}{short(new[key])}" for key in sorted(changed))
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """As it stands in a folder's name: itself where it is short and plain, or a digest of six digits."""
     text = str(value)
     if text and len(text) <= 16 and all(c.isalnum() or c in "._-" for c in text):
         return text

@@ -46,6 +46,7 @@ STAGES: dict[str, StageKind] = {
     "replay": StageKind(
         "evaluation.replay:run_replay", "torch", version=3, typical_s=25
     ),  # there, because of its warm simulators
+    "control": StageKind("evaluation.controls:run_control", "torch", typical_s=25),
     "report": StageKind("evaluation.report:run_report", "light", typical_s=10),
 }
 """Where each stage's code is. The flow stage moves to a torch worker when its backend is a network (`make_node`)."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from configs.schema import Subset, check
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
-from experiment.plan import Places, Result, report_node, report_view
+from experiment.plan import Places, Result, belongs, report_node, report_view
 from experiment.progress import Display, display, seconds_text, times_text
 from experiment.secret import Secret
 from experiment.stages import STAGES, StageNode, stored_node, topological
@@ -19,7 +19,7 @@ from experiment.survey import Finding, Todo, expected_seconds, survey
 from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3
-EVALUATIONS = ("evaluate", "replay")  # stages whose output is a row of the table
+EVALUATIONS = ("evaluate", "replay", "control")  # stages whose output is a row of the table
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def published_results(store: Store, group: str, without: Collection[str] = ()) -
     """Evaluations that earlier runs published and that are still whole and still shown."""
     found: list[Result] = []
     for folder, marker in markers(store):
-        if marker.stage not in EVALUATIONS or marker.group != group or marker.slug in without or not folder.is_dir():
+        if marker.stage not in EVALUATIONS or marker.slug in without or not folder.is_dir():
+            continue
+        if not belongs(marker.group, group):
             continue
         manifest = store.whole(marker.stage, marker.key)
         if manifest is None:

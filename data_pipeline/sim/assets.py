@@ -10,14 +10,17 @@ import functools
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError
+from configs.schema import ConfigError, EnvConfig, Subset
 from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.libero_utils import SUITE_OF, task_names, tasks_text
 from data_pipeline.sim import builtin_assets
-from data_pipeline.sim.boot import cache_root, user_assets_path
+from data_pipeline.sim.boot import cache_root, libero_root, user_assets_path
 
 HUB_REPOSITORY = "lerobot/libero-assets"
 """The Hugging Face data set that holds the official assets."""
@@ -27,6 +30,17 @@ DOWNLOAD_FOLDER = "~/.cache/libero/assets"
 
 ASSETS_VARIABLE = "LIBERO_ASSETS_PATH"
 
+_PLACES = (
+    "stable_scanned_objects/{0}/{0}.xml",
+    "stable_hope_objects/{0}/{0}.xml",
+    "turbosquid_objects/{0}/{0}.xml",
+    "articulated_objects/{0}.xml",
+)
+"""Where LIBERO's four families of objects lie in a set, by kind."""
+
+_TABLES = frozenset({"table", "floor", "kitchen_table", "living_room_table", "study_table"})
+_INSTANCES = re.compile(r"\(:(?:fixtures|objects)\s(.*?)\)", re.DOTALL)
+_KIND = re.compile(r" - (\w+)")
 _FACTS = Path(__file__).with_name("asset_facts.json")
 
 
@@ -80,6 +94,37 @@ def find_official() -> Path | None:
     candidates.append(Path(DOWNLOAD_FOLDER).expanduser())
     candidates += _hub_snapshots()
     return next((path.resolve() for path in candidates if not _missing(path)), None)
+
+
+def check_objects(env: EnvConfig, subset: Subset, tasks: Iterable[int]) -> None:
+    """Raise EnvironmentProblem where the asset set lacks an object of one of the tasks; some of libero_90's do.
+
+    env.assets is resolved. Reads BDDL files and looks for MJCF files, nothing else.
+    """
+    found, chosen, names = resolve(env.assets), tuple(tasks), task_names(subset)
+    lacking = {task: lost for task in chosen if (lost := _lost(found.path, bddl_file(subset, names[task])))}
+    if not lacking:
+        return
+    objects = ", ".join(sorted({name for lost in lacking.values() for name in lost}))
+    rest = tasks_text(task for task in chosen if task not in lacking)
+    fetch = "fetch the official set with `nora-ecot download --assets --use-hub` and use it: env.assets=official"
+    complete = f"complete it from the Hugging Face data set {HUB_REPOSITORY}"
+    raise EnvironmentProblem(
+        f"the {found.kind} assets in {found.path} lack {objects}, which {SUITE_OF[subset]} needs in tasks "
+        f"{tasks_text(lacking)}; {complete if found.kind == 'official' else fetch}"
+        + (f"; or leave those tasks out: --tasks {rest}" if rest else "")
+    )
+
+
+def bddl_file(subset: Subset, task_name: str) -> Path:
+    """A task's definition in the installed package."""
+    return libero_root() / "bddl_files" / SUITE_OF[subset] / f"{task_name}.bddl"
+
+
+def _lost(root: Path, bddl: Path) -> list[str]:
+    """Kinds of objects and fixtures in a task's definition that the set has no MJCF for. Tables are of the arena."""
+    kinds = {kind for block in _INSTANCES.findall(bddl.read_text()) for kind in _KIND.findall(block)}
+    return sorted(k for k in kinds if k not in _TABLES and not any((root / p.format(k)).is_file() for p in _PLACES))
 
 
 def _missing(root: Path) -> list[str]:

@@ -7,6 +7,7 @@ observations are read off the state after a step, not sampled during it; excepti
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 from data_pipeline.sim.boot import boot, libero_root, quiet, read_init_states
@@ -49,8 +50,8 @@ class LiberoEnv:
         self.task_name: str = libero_utils.task_names(subset)[task_id]
         self.instruction: str = libero_utils.instruction(self.task_name)
         self.assets = assets.resolve(config.assets)
-        self.raw: Any = _build(_benchmark_file("bddl_files", subset, self.task_name, ".bddl"), self.assets)
-        self._init_states = read_init_states(_benchmark_file("init_files", subset, self.task_name, ".pruned_init"))
+        self.raw: Any = _build(str(assets.bddl_file(subset, self.task_name)), self.assets)
+        self._init_states = read_init_states(_init_file(subset, self.task_name))
         self.model: mujoco.MjModel = self.raw.sim.model._model  # robosuite wraps it, field by field
         self.data: mujoco.MjData = self.raw.sim.data._data
         self.goal: tuple[tuple[str, ...], ...] = tuple(
@@ -330,9 +331,8 @@ def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
     return raw
 
 
-def _benchmark_file(kind: str, subset: Subset, task_name: str, suffix: str) -> Any:
-    path = libero_root() / kind / libero_utils.SUITE_OF[subset] / f"{task_name}{suffix}"
-    return path if kind == "init_files" else str(path)
+def _init_file(subset: Subset, task_name: str) -> Path:
+    return libero_root() / "init_files" / libero_utils.SUITE_OF[subset] / f"{task_name}.pruned_init"
 
 
 def _seed(subset: Subset, task_id: int, init_state: int | str, seed: int, attempt: int) -> int:

@@ -142,6 +142,11 @@ def replay(config, context):
     return ["summary.json"]
 
 
+def control(config, context):
+    (context.work / "summary.json").write_text(json.dumps({"errors": 0, "tasks": config.tasks}))
+    return ["summary.json"]
+
+
 def report(config, context):
     (context.work / "results.md").write_text("".join(f"| {slug} |\n" for slug in config.runs))
     (context.work / "results.csv").write_text("csv")

@@ -182,3 +182,90 @@ def test_an_adapter_is_evaluated_as_what_it_is(project, capsys):
     assert "trained on object" in capsys.readouterr().err
     assert type_in(f"python scripts/evaluate.py --model_type text_cot --libero_subset object --lora_path {path}") == 0
     assert (project / "outputs" / "eval_results" / "text_cot@prob0.3" / "object" / "summary.json").is_file()
+
+
+def row_of(project, slug):
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    return f"| {slug} |" in table
+
+
+def test_controls_join_the_table_of_the_phases(project, capsys):
+    assert type_in("python scripts/run_experiment.py --phase baseline --subset object") == 0
+    for control in ("zero", "random", "expert"):
+        assert type_in(f"python scripts/evaluate.py --model_type {control} --libero_subset object --num_trials 50") == 0
+    assert type_in("python scripts/evaluate.py --model_type replay --libero_subset object") == 0
+    assert "nothing to do" in capsys.readouterr().out, "the study has its replay row already"
+    slugs = ("baseline/object", "expert/object", "random/object", "replay/object", "zero/object")
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    assert table == [f"| {slug} |" for slug in slugs]
+    assert type_in("python scripts/run_experiment.py --phase text_cot --subset object") == 0
+    assert all(row_of(project, slug) for slug in (*slugs, "text_cot/object"))
+    assert type_in("python scripts/make_report.py") == 0
+    assert all(row_of(project, slug) for slug in (*slugs, "text_cot/object"))
+
+
+def test_a_control_alone_is_a_table_and_other_settings_are_another(project):
+    assert type_in("python scripts/evaluate.py --model_type zero --libero_subset object") == 0
+    assert row_of(project, "zero/object")
+    assert type_in("python scripts/evaluate.py --model_type zero --libero_subset goal --protocol nora") == 0
+    assert row_of(project, "zero/goal")
+    assert not row_of(project, "zero/object")
+
+
+def test_some_tasks_are_a_row_of_their_own(project):
+    assert type_in("python scripts/train_baseline.py --subset object") == 0
+    path = "outputs/baseline/object/checkpoint-final"
+    evaluate = f"python scripts/evaluate.py --model_type baseline --libero_subset object --lora_path {path}"
+    assert type_in(evaluate) == 0
+    assert type_in(f"{evaluate} --tasks 3") == 0
+    assert row_of(project, "baseline/object")
+    assert row_of(project, "baseline@tasks3/object")
+    found = project / "outputs/eval_results/baseline@tasks3/object/videos/one.mp4"
+    assert json.loads(found.read_text())["config"]["tasks"] == [3]
+    assert type_in(f"{evaluate} --tasks 0,3 --dry-run") == 0
+    assert type_in("python scripts/evaluate.py --model_type replay --libero_subset object --tasks 3") == 0
+    assert row_of(project, "replay@tasks3/object")
+
+
+def test_libero_90_is_evaluated_where_its_objects_are(project, capsys):
+    assert type_in("python scripts/train_baseline.py --subset object") == 0
+    path = "outputs/baseline/object/checkpoint-final"
+    evaluate = f"python scripts/evaluate.py --model_type baseline --libero_subset 90 --lora_path {path}"
+    capsys.readouterr()
+    assert type_in(evaluate) == 78
+    said = capsys.readouterr()
+    assert "lack new_salad_dressing, white_bowl, wooden_tray" in said.err
+    assert "env.assets=official; or leave those tasks out: --tasks 0-34," in said.err
+    assert "start" not in said.out
+    assert type_in(f"{evaluate} --tasks 0-2") == 0
+    assert row_of(project, "baseline@from_object+tasks0-2/90")
+    assert type_in("python scripts/evaluate.py --model_type zero --libero_subset libero_90 --tasks 7") == 0
+    assert row_of(project, "zero@tasks7/90")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--model_type zero --lora_path x", "zero is a control and has no adapter"),
+        ("--model_type zero --mode think", "zero is a control and cannot think"),
+        ("--model_type baseline", "--lora_path is needed"),
+        ("--model_type expart --lora_path x", "unknown phase 'expart'"),
+        ("--model_type zero --tasks 1", "tasks '1'; allowed: numbers of 0,3"),
+        ("--model_type zero --tasks 3,3", "each once"),
+        ("--model_type replay --libero_subset 90", "replay needs demonstrations"),
+        ("--model_type zero --num_workers 0", "--num_workers=0 is out of range"),
+    ],
+)
+def test_what_evaluate_refuses(project, capsys, argv, says):
+    subset = "" if "libero_subset" in argv else "--libero_subset object "
+    assert type_in(f"python scripts/evaluate.py {subset}{argv} preset=tiny") == 2
+    assert says in capsys.readouterr().err
+
+
+def test_evaluating_at_3b_asks_for_no_demonstrations_unless_they_are_replayed(project, capsys):
+    settings = "preset=nora_3b env.assets=builtin"
+    for control in ("zero", "expert"):
+        assert type_in(f"python scripts/evaluate.py --model_type {control} --libero_subset object {settings}") == 0
+    capsys.readouterr()
+    assert type_in(f"python scripts/evaluate.py --model_type replay --libero_subset object {settings}") == 78
+    assert "no LIBERO demonstrations" in capsys.readouterr().err
