@@ -16,7 +16,6 @@ from configs.schema import Control, check
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext, digest
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
-from data_pipeline.libero_utils import instruction, task_names
 from data_pipeline.raw_loader import Hdf5Source
 from evaluation.episodes import Shows
 from evaluation.libero_eval import Subject, evaluate, executed
@@ -25,15 +24,19 @@ from evaluation.simulators import shared_pool
 
 
 class ReplayPolicy:
-    """Mean demonstration action per time step, by instruction. means: float32 [T, 7], environment convention."""
+    """Mean demonstration action per time step. means: task id -> float32 [T, 7], environment convention."""
 
-    def __init__(self, means: Mapping[str, np.ndarray], horizon: int) -> None:
+    def __init__(self, means: Mapping[int, np.ndarray], horizon: int) -> None:
         self._means = means
         self._horizon = horizon
 
     def act(self, observations: Sequence[Observation]) -> list[Decision]:
-        """Looks at the clock only."""
-        return [Decision(chunk_at(self._means[o.instruction], o.step, self._horizon)) for o in observations]
+        """Looks at the clock only, and needs `episode`: an instruction may be reworded."""
+        return [Decision(self._chunk(o)) for o in observations]
+
+    def _chunk(self, observation: Observation) -> np.ndarray:
+        assert observation.episode is not None, "a query without its episode"
+        return chunk_at(self._means[observation.episode.task_id], observation.step, self._horizon)
 
 
 def chunk_at(mean: np.ndarray, step: int, horizon: int) -> np.ndarray:
@@ -68,8 +71,7 @@ def load_replay(config: EvaluateSlice, regenerate: Path, split: Path) -> Subject
     missing = [task for task, demonstrations in by_task.items() if not demonstrations]
     check(not missing, f"the replay control has no training demonstration of task {missing} of {config.subset.value}")
     means = {task: mean_actions(demonstrations) for task, demonstrations in by_task.items()}
-    names = task_names(config.subset)
-    policy = ReplayPolicy({instruction(names[task]): mean for task, mean in means.items()}, executed(config))
+    policy = ReplayPolicy(means, executed(config))
     identity = digest({str(task): mean.tolist() for task, mean in means.items()})
     card = {"phase": {"name": Control.REPLAY.value, "label": "Replay (blind control)"}}
     return Subject(policy, identity, card, shows=Shows.NOTHING)

@@ -11,10 +11,12 @@ from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, Tra
 from configs.slices import EvaluateSlice, SplitSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import run_split
-from data_pipeline.libero_utils import instruction, task_names
-from evaluation.policy_api import Observation
+from evaluation.episodes import EpisodeKey
+from evaluation.policy_api import NO_IMAGE, Observation
 from evaluation.replay import ReplayPolicy, chunk_at, load_replay, mean_actions
 from tests.helpers.synthetic import write_synthetic_subset
+
+KEY = EpisodeKey(task_id=3, init_state=0, seed=0, mode="no_think")
 
 
 def test_the_mean_is_over_demonstrations_still_running_and_the_gripper_decides() -> None:
@@ -34,8 +36,10 @@ def test_past_the_end_the_hand_stays_as_it_is() -> None:
 
 
 def test_it_looks_at_the_clock_only() -> None:
-    policy = ReplayPolicy({"go": np.arange(70, dtype=np.float32).reshape(10, 7)}, horizon=4)
-    dark, bright = (Observation(np.full((8, 8, 3), v, np.uint8), "go", think=False, step=4) for v in (0, 255))
+    policy = ReplayPolicy({3: np.arange(70, dtype=np.float32).reshape(10, 7)}, horizon=4)
+    dark, bright = (
+        Observation(np.full((8, 8, 3), v, np.uint8), "go", think=False, step=4, episode=KEY) for v in (0, 255)
+    )
     first, second = policy.act([dark, bright])
     np.testing.assert_array_equal(first.actions, second.actions)
     assert first.actions[0, 0] == 28
@@ -49,8 +53,7 @@ def test_it_is_made_from_training_demonstrations_of_the_tasks(tmp_path: Path) ->
     run_split(SplitSlice(Subset.OBJECT, test_fraction=0.25, seed=1), StageContext(split, {"regenerate": data}))
     config = EvaluateSlice(Subset.OBJECT, (0, 3), (Mode.NO_THINK,), EvalConfig(), EnvConfig(), TrainerConfig(), 4)
     subject = load_replay(config, data, split)
-    sentence = instruction(task_names(Subset.OBJECT)[3])
-    decision = subject.policy.act([Observation(np.zeros((8, 8, 3), np.uint8), sentence, think=False, step=0)])[0]
+    decision = subject.policy.act([Observation(NO_IMAGE, "reworded", think=False, step=0, episode=KEY)])[0]
     assert decision.actions.shape == (4, 7)
     assert subject.adapter == load_replay(config, data, split).adapter
     other = EvaluateSlice(Subset.OBJECT, (0, 5), (Mode.NO_THINK,), EvalConfig(), EnvConfig(), TrainerConfig(), 4)
