@@ -5,8 +5,8 @@ MuJoCo's own step. Positions, velocities and contacts are the same in all three;
 each time, because each run warm-starts the next. `exact` therefore computes the first part once and solves three
 times: bit for bit robosuite's states. `fast` solves once: not bit-exact in contact.
 
-The first substep of a step goes through robosuite, which sets the controller's goal; the others need only the torques
-that follow from it, which `_Arm` computes with robosuite's own formulas and kernels, without its look-ups by name.
+The controls are computed by `_Arm` with robosuite's own formulas and kernels in robosuite's order of operations, without
+its look-ups by name, its copies and its buffers of recent values.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, o
 
 from configs.schema import Stepping
 
+_FROM_THE_START = mujoco.mjtStage.mjSTAGE_NONE.value
 _AFTER_VELOCITIES = mujoco.mjtStage.mjSTAGE_VEL.value
 
 
@@ -41,17 +42,20 @@ class Stepper:
 
     def step(self, action: np.ndarray) -> None:
         """action: float64 [7] in [-1, 1]."""
-        raw, model, data = self._raw, self._model, self._data
+        raw, model, data, arm = self._raw, self._model, self._data, self._arm
         for substep in range(self._substeps):
             if self._exact:
-                mujoco.mj_forward(model, data)
+                mujoco.mj_forwardSkip(model, data, _FROM_THE_START, 1)  # 1: no sensors, nobody reads them
             else:
                 mujoco.mj_step1(model, data)
-            if substep == 0:
+            if substep == 0 and not arm.fresh:
                 raw._pre_action(action, policy_step=True)
+                arm.aim(action)
             else:
                 self._sim.forward()
-                self._arm.control(action)
+                if substep == 0:
+                    arm.set_goal(action)
+                arm.control()
             if self._exact:
                 self._solve_again()
                 mujoco.mj_checkAcc(model, data)
@@ -67,45 +71,80 @@ class Stepper:
 
 
 class _Arm:
-    """What robosuite's `robot.control` does between two new goals."""
+    """What robosuite's `robot.control` does. Arrays without a comment are views of MuJoCo's own memory.
+
+    Jacobians and mass matrix are laid out by columns, as robosuite's indexing leaves them: to BLAS that is another
+    product, with other last bits.
+    """
 
     def __init__(self, robot: Any, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._model, self._data = model, data
         self._controller, self._gripper = robot.controller, robot.gripper
         self._site: int = robot.eef_site_id
-        self._qpos, self._qvel = robot._ref_joint_pos_indexes, robot._ref_joint_vel_indexes
-        self._motors = np.asarray(robot._ref_joint_actuator_indexes)
-        self._fingers = np.asarray(robot._ref_joint_gripper_actuator_indexes)
-        self._torque_low, self._torque_high = model.actuator_ctrlrange[self._motors].T
-        finger_low, finger_high = model.actuator_ctrlrange[self._fingers].T
-        self._finger_bias, self._finger_weight = 0.5 * (finger_high + finger_low), 0.5 * (finger_high - finger_low)
-        self._jacobian = np.zeros((2, 3, model.nv))
-        self._mass = np.zeros((model.nv, model.nv))
+        self._position, self._frame = data.site_xpos[self._site], data.site_xmat[self._site].reshape(3, 3)
+        self._velocities = data.qvel
+        joints, dofs = _span(robot._ref_joint_pos_indexes), _span(robot._ref_joint_vel_indexes)
+        self._qpos, self._qvel, self._bias = data.qpos[joints], data.qvel[dofs], data.qfrc_bias[dofs]
+        motors, fingers = _span(robot._ref_joint_actuator_indexes), _span(robot._ref_joint_gripper_actuator_indexes)
+        self._motors, self._fingers = data.ctrl[motors], data.ctrl[fingers]
+        self._torque_low, self._torque_high = model.actuator_ctrlrange[motors].T.copy()
+        finger_low, finger_high = model.actuator_ctrlrange[fingers].T
+        self._finger_middle, self._finger_weight = 0.5 * (finger_high + finger_low), 0.5 * (finger_high - finger_low)
+        self._all_linear, self._all_angular = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        self._linear, self._angular = self._all_linear[:, dofs], self._all_angular[:, dofs]  # views of these
+        self._all_mass = np.zeros((model.nv, model.nv))
+        self._mass = self._all_mass[dofs, dofs]  # a view of it
+        self._grip = np.zeros(2)  # how far each finger's command moves per substep
 
-    def control(self, action: np.ndarray) -> None:
-        """Set the motors' controls from the present state and the goal set before."""
-        fingers = self._gripper.format_action(action[6:])
-        self._data.ctrl[self._motors] = np.clip(self._torques(), self._torque_low, self._torque_high)
-        self._data.ctrl[self._fingers] = self._finger_bias + self._finger_weight * fingers
+    @property
+    def fresh(self) -> bool:
+        """False in the first step after a reset, where robosuite's controller goes by what it saw at the reset."""
+        return self._controller.new_update
+
+    def set_goal(self, action: np.ndarray) -> None:
+        """A new control step: what the controller is to reach, from where the hand is now."""
+        controller = self._controller
+        controller.ee_pos, controller.ee_ori_mat = self._position.copy(), self._frame.copy()
+        controller.new_update = False  # these are all that it needs
+        controller.set_goal(action[:6])
+        controller.new_update = True
+        self.aim(action)
+
+    def aim(self, action: np.ndarray) -> None:
+        """Note which way the fingers go."""
+        self._grip = np.array([-1.0, 1.0]) * self._gripper.speed * np.sign(action[6:])
+
+    def control(self) -> None:
+        """Set the motors' controls from the present state and the goal."""
+        gripper = self._gripper
+        gripper.current_action = np.minimum(np.maximum(gripper.current_action + self._grip, -1.0), 1.0)
+        np.minimum(np.maximum(self._torques(), self._torque_low), self._torque_high, out=self._motors)
+        self._fingers[:] = self._finger_middle + self._finger_weight * gripper.current_action
 
     def _torques(self) -> np.ndarray:
         """Operational-space control as robosuite's OSC computes it: float64 [7], N m."""
-        data, goal = self._data, self._controller
-        mujoco.mj_jacSite(self._model, data, self._jacobian[0], self._jacobian[1], self._site)
-        mujoco.mj_fullM(self._model, self._mass, data.qM)
-        velocity, turning = self._jacobian[0] @ data.qvel, self._jacobian[1] @ data.qvel
-        j_pos, j_ori = (np.array(part[:, self._qvel]) for part in self._jacobian)
-        j_full = np.vstack([j_pos, j_ori])
-        mass = self._mass[self._qvel, :][:, self._qvel]
-        off = goal.goal_pos - data.site_xpos[self._site]
-        turned = orientation_error(goal.goal_ori, data.site_xmat[self._site].reshape(3, 3).copy())
-        force = off * goal.kp[:3] + -velocity * goal.kd[:3]
+        goal = self._controller
+        mujoco.mj_jacSite(self._model, self._data, self._all_linear, self._all_angular, self._site)
+        mujoco.mj_fullM(self._model, self._all_mass, self._data.qM)
+        velocity, turning = self._all_linear @ self._velocities, self._all_angular @ self._velocities
+        j_full = np.empty((6, 7), order="F")
+        j_full[:3], j_full[3:] = self._linear, self._angular
+        j_pos, j_ori = self._linear.copy("F"), self._angular.copy("F")
+        mass = self._mass.copy("F")
+        turned = orientation_error(goal.goal_ori, self._frame.copy())
+        force = (goal.goal_pos - self._position) * goal.kp[:3] + -velocity * goal.kd[:3]
         torque = turned * goal.kp[3:] + -turning * goal.kd[3:]
         _, lambda_pos, lambda_ori, nullspace = opspace_matrices(mass, j_full, j_pos, j_ori)
-        wrench = np.concatenate([lambda_pos @ force, lambda_ori @ torque])
-        torques = j_full.T @ wrench + data.qfrc_bias[self._qvel]
-        joints = data.qpos[self._qpos], data.qvel[self._qvel]
-        return torques + nullspace_torques(mass, nullspace, goal.initial_joint, *joints)
+        wrench = np.concatenate((lambda_pos @ force, lambda_ori @ torque))
+        idle = nullspace_torques(mass, nullspace, goal.initial_joint, self._qpos, self._qvel)
+        return j_full.T @ wrench + self._bias + idle
+
+
+def _span(indexes: Any) -> slice:
+    """Neighbouring numbers as a slice: a view instead of a copy."""
+    numbers = [int(index) for index in indexes]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), numbers
+    return slice(numbers[0], numbers[-1] + 1)
 
 
 class _Unforwarded:
