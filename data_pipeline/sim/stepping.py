@@ -5,8 +5,8 @@ MuJoCo's own step. Positions, velocities and contacts are the same in all three;
 each time, because each run warm-starts the next. `exact` therefore computes the first part once and solves three
 times: bit for bit robosuite's states. `fast` solves once: not bit-exact in contact.
 
-The controls are computed by `_Arm` with robosuite's own formulas and kernels in robosuite's order of operations, without
-its look-ups by name, its copies and its buffers of recent values.
+`_Arm` computes the controls with robosuite's own formulas and kernels, in its order of operations, but without its
+look-ups by name, its copies and its buffers of recent values.
 """
 
 from __future__ import annotations

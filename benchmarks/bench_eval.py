@@ -1,0 +1,227 @@
+"""Episodes per minute: the rollout engine in its three looks against the reference evaluators, in one run.
+
+Same policy (the tiny preset's model with random weights, `no_think`, one thread), same episodes, same number of steps
+and of steps per query, same thread settings. The reference (see `reference_env.py`) has one environment and asks the
+policy one query at a time; ours has two workers. Environments are built and warm in all of them. One JSON line.
+
+usage: python benchmarks/bench_eval.py [--assets builtin] [--steps 100] [--trials 4] [--only light,...] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS="1")
+
+import numpy as np
+
+from benchmarks.reference_env import FACTORY, RESOLUTION
+from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
+from configs.slices import EvaluateSlice
+from evaluation.episodes import EpisodeKey, EpisodeResult, Protocol, make_protocol
+from evaluation.ledger import Ledger
+from evaluation.policy_api import Decision, Observation, Policy
+from evaluation.rollout import Engine
+from evaluation.simulators import LIBERO, SimulatorPool
+
+TASKS = ((Subset.OBJECT, 0), (Subset.GOAL, 8))
+EXECUTE = 4  # steps of each chunk, as the tiny preset
+HORIZON = 8
+
+
+class StillPolicy:
+    """Answers at once: what is left is the simulator."""
+
+    def act(self, observations: Sequence[Observation]) -> list[Decision]:
+        """No motion."""
+        still = np.zeros((HORIZON, 7), np.float32)
+        return [Decision(still) for _ in observations]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the result."""
+
+    name: str
+    env: EnvConfig
+    factory: str = LIBERO
+    workers: int = 2
+    slots: int = 2
+    rows: int = 2  # of a batch of the policy
+    deterministic: bool = True
+
+
+def run(engine: Engine, trials: int, task: int) -> tuple[float, list[EpisodeResult]]:
+    """Wall seconds and results of `trials` episodes of one task."""
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite", "bench") as ledger:
+        began = time.perf_counter()
+        replace(engine, ledger=ledger).run([EpisodeKey(task, trial, 0, Mode.NO_THINK.value) for trial in range(trials)])
+        return time.perf_counter() - began, ledger.results()
+
+
+def measure(setting: Setting, policy: Policy, protocol: Protocol, trials: int) -> dict[str, Any]:
+    """All figures of one setting. Each seat has built its environment before the clock starts."""
+    with SimulatorPool(setting.workers, setting.env, setting.factory, slots=setting.slots) as pool:
+        wall_s, cpu_s, results = 0.0, np.zeros(2), list[EpisodeResult]()
+        for subset, task in TASKS:
+            ledger: Any = None  # `run` puts one in
+            engine = Engine(subset, protocol, pool, policy, ledger, setting.rows)
+            run(replace(engine, protocol=replace(protocol, max_steps=EXECUTE)), setting.workers * setting.slots, task)
+            before = cpu_seconds(pool)
+            seconds, found = run(engine, trials, task)
+            wall_s, cpu_s, results = wall_s + seconds, cpu_s + cpu_seconds(pool) - before, [*results, *found]
+        memory = [pss_mb(worker.process.pid) for worker in pool.workers]
+    assert all(result.steps == protocol.max_steps for result in results), [r.reason for r in results]
+    cpu = dict(zip(("driver", "workers"), (cpu_s / len(results)).round(3).tolist(), strict=True))
+    return {**figures(setting, wall_s, results), "cpu_s_per_episode": cpu, "pss_mb_per_worker": memory}
+
+
+def figures(setting: Setting, wall_s: float, results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Rates and shares. Shares are of the wall time: of one process, or of the workers together."""
+    spent = Counter[str]()
+    for result in results:
+        spent.update(result.timing)  # pyright: ignore[reportArgumentType] - a Counter adds floats too
+    workers_s = setting.workers * wall_s
+    busy = {kind: spent[f"{kind}_s"] / workers_s for kind in ("reset", "physics", "render")}
+    queries = sum(result.queries for result in results)
+    return {
+        "episodes_per_minute": round(60 * len(results) / wall_s, 2),
+        "wall_s": round(wall_s, 2),
+        "steps": sum(result.steps for result in results),
+        "queries": queries,
+        "tokens_per_query": round(sum(result.tokens for result in results) / queries, 2),
+        "ms": {
+            "physics_per_step": round(1e3 * spent["physics_s"] / sum(r.steps for r in results), 2),
+            "render_per_query": round(1e3 * spent["render_s"] / queries, 2),
+            "policy_per_query": round(1e3 * spent["policy_s"] / queries, 2),
+            "reset_per_episode": round(1e3 * spent["reset_s"] / len(results), 2),
+        },
+        "share_of_workers": {k: round(v, 3) for k, v in {**busy, "waiting": 1 - sum(busy.values())}.items()},
+        "policy_share_of_driver": round(spent["policy_s"] / wall_s, 3),
+    }
+
+
+def make_policy(folder: Path, setting: Setting) -> Policy:
+    """The tiny preset's model with random weights; batches as the setting has them."""
+    from evaluation.policy import load_subject
+
+    config = EvaluateSlice(
+        subset=TASKS[0][0],
+        tasks=(0,),
+        modes=(Mode.NO_THINK,),
+        eval=EvalConfig(batch_rows=setting.rows, deterministic=setting.deterministic),
+        env=setting.env,
+        trainer=TrainerConfig(torch_threads=1, device="cpu"),
+        execute=EXECUTE,
+    )
+    return load_subject(config, folder, folder).policy
+
+
+def write_model(folder: Path) -> None:
+    """An adapter of the baseline phase on a base of the tiny preset's size."""
+    from experiment.compose import compose, find_phase
+    from tests.helpers.tiny_adapter import BASELINE, write_tiny_adapter
+
+    model = compose(find_phase("baseline"), ["preset=tiny"]).model
+    write_tiny_adapter(folder, BASELINE, model, TASKS[0][0], execute=EXECUTE)
+
+
+def cpu_seconds(pool: SimulatorPool) -> np.ndarray:
+    """Of the driver, policy included, and of the workers together, since they started: float64 [2]."""
+    ticks = 0
+    for worker in pool.workers:
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # utime, stime
+    return np.array([time.process_time(), ticks / os.sysconf("SC_CLK_TCK")])
+
+
+def pss_mb(process: int) -> float:
+    """Proportional set size: pages shared with other processes count in part."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return round(next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024, 1)
+
+
+def settings(assets: str) -> list[Setting]:
+    """The reference first; `light_128` is what the tiny preset uses."""
+
+    def env(look: Look, resolution: int = RESOLUTION) -> EnvConfig:
+        return EnvConfig(assets=assets, look=look, resolution=resolution)
+
+    reference = Setting("reference", env(Look.OFFICIAL), FACTORY, 1, 1, 1, deterministic=False)
+    return [reference, *(Setting(look.value, env(look)) for look in Look), Setting("light_128", env(Look.LIGHT, 128))]
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", default="builtin")
+    parser.add_argument("--steps", type=int, default=100, help="of each episode, after ten to settle")
+    parser.add_argument("--trials", type=int, default=4, help="of each of the two tasks")
+    parser.add_argument("--only", default="", help="names of the settings to run")
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=2, help="of a batch of the policy")
+    parser.add_argument("--out", type=Path, help="also append the line to this file")
+    options = parser.parse_args(argv)
+    protocol = replace(make_protocol(EvalConfig(), EXECUTE, options.steps), success_within_chunk=False)
+    chosen = [s for s in settings(options.assets) if not options.only or s.name in options.only.split(",")]
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder))
+        for setting in chosen:
+            if setting.factory == LIBERO:
+                setting = replace(setting, slots=options.slots, rows=options.rows)
+            rows[setting.name] = measure(setting, make_policy(Path(folder), setting), protocol, options.trials)
+            alone = measure(setting, StillPolicy(), protocol, options.trials)
+            rows[setting.name]["simulator_alone_per_minute"] = alone["episodes_per_minute"]
+    if "reference" in rows:
+        base = rows["reference"]["episodes_per_minute"]
+        for row in rows.values():
+            row["times_reference"] = round(row["episodes_per_minute"] / base, 2)
+    line = {
+        "benchmark": "eval",
+        "assets": options.assets,
+        "tasks": [f"{subset.value}/{task}" for subset, task in TASKS],
+        "steps_per_episode": options.steps,
+        "steps_per_query": EXECUTE,
+        "trials": options.trials,
+        "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")},
+        "seats": {"workers": 2, "environments_per_worker": options.slots, "batch_rows": options.rows},
+        "rows": rows,
+        "hardware": hardware(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "commit": commit(),
+    }
+    print(json.dumps(line))
+    if options.out:
+        with options.out.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    return 0
+
+
+def hardware() -> str:
+    """Processor and cores."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
+
+
+def commit() -> str:
+    """Of this checkout, with `-dirty` where it is changed."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
