@@ -368,7 +368,7 @@ class ActionConfig:
     """Action chunks and the FAST tokenizer."""
 
     horizon: int = 5  # steps per chunk; also flow's k
-    execute: int = 5  # steps executed before the next query
+    execute: int = not_in_key(5)  # steps executed before the next query; of an evaluation's key only
     tokenizer: str = "physical-intelligence/fast"  # a hub id or path of FAST+'s data files, or `fit`
     scale: float = 10.0
     codes: int = 2048

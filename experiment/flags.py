@@ -142,6 +142,7 @@ def _evaluate_flags(parser: Parser) -> None:
     parser.flag("num_trials", help="episodes per task; the i-th begins in the i-th official initial state")
     parser.flag("mode", choices=("no_think", "think", "both"))
     parser.flag("protocol", choices=("standard", "nora"))
+    parser.flag("execute", help="steps executed of each chunk before the next query, at most the adapter's horizon")
     _places_flags(parser)
 
 

@@ -37,6 +37,7 @@ FLAG_KEYS = {
     "cot_loss_weight": "reasoning_dropout.cot_loss_weight",
     "num_trials": "eval.num_trials",
     "protocol": "eval.protocol",
+    "execute": "action.execute",
     "episodes_per_task": "data.demos_per_task",
     "image_resolution": "env.resolution",
     "skip_bad": "data.skip_bad",

@@ -24,7 +24,6 @@ class AdapterCard:
     phase: PhaseSpec
     subset: Subset
     horizon: int  # steps per chunk
-    execute: int  # steps executed before the next query
     image_size: int  # pixels
     image_frame: str  # of the policy's image: rot180
     system_prompt: bool

@@ -308,7 +308,6 @@ def _card(
         phase=config.phase,
         subset=config.subset,
         horizon=config.action.horizon,
-        execute=config.action.execute,
         image_size=config.model.image_size,
         image_frame="rot180",
         system_prompt=config.model.system_prompt,

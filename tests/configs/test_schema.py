@@ -35,7 +35,7 @@ from configs.schema import (
     canonical,
     not_in_key,
 )
-from configs.slices import DemosSlice, RegenerateSlice, RewordSlice
+from configs.slices import DemosSlice, EvaluateSlice, RegenerateSlice, RewordSlice
 
 PHASE: dict[str, Any] = {"name": "any", "segments": [{"role": "action", "source": "action"}]}
 
@@ -216,9 +216,10 @@ def test_every_setting_has_a_type_that_build_understands() -> None:
 def test_only_speed_and_names_are_left_out_of_keys() -> None:
     """A field left out of the key that changes a result would make two different results one."""
     in_rewording = set(canonical(RewordSlice(Subset.GOAL, "m", "u", "none", 0, 1)))  # keys of the stage that uses them
+    in_evaluation = {"execute"} & {f.name for f in dataclasses.fields(EvaluateSlice)}
     left_out = {f.name for cls in every_dataclass() for f in dataclasses.fields(cls) if not f.metadata.get("key", True)}
     assert left_out <= {
         "label", "workers", "sim_workers", "envs_per_worker", "recycle_episodes", "num_workers", "device", "log_every",
         "checkpoint_every", "folder", "api_key_env", "usd_per_mtok_in", "usd_per_mtok_out",
         "max_usd", "concurrency", "timeout_s",
-    } | in_rewording  # fmt: skip
+    } | in_rewording | in_evaluation  # fmt: skip

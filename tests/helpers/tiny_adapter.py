@@ -130,7 +130,6 @@ def write_tiny_adapter(
     phase: PhaseSpec = BASELINE,
     model: ModelConfig = SMALL,
     subset: Subset = Subset.OBJECT,
-    execute: int = 4,
     seed: int = 0,
 ) -> TinyAdapter:
     """A random base in folder/base and a random adapter of `phase` in folder/checkpoint-final."""
@@ -147,7 +146,6 @@ def write_tiny_adapter(
         phase=phase,
         subset=subset,
         horizon=HORIZON,
-        execute=execute,
         image_size=model.image_size,
         image_frame="rot180",
         system_prompt=model.system_prompt,
