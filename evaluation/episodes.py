@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from configs.schema import EvalConfig, Mode, Subset
+from data_pipeline.contract import ACTION_DIM
 
 if TYPE_CHECKING:
     from data_pipeline.raw_loader import ReplayStart
@@ -85,7 +88,20 @@ class EpisodeResult:
     reasoning_forced: int = 0  # reasonings cut at max_new_tokens
     perturbed: Mapping[str, Any] = field(default_factory=dict)  # what a perturbation drew: angles, factors, offsets
     milestones: Mapping[str, Any] = field(default_factory=dict[str, Any])  # see data_pipeline.milestones
-    timing: Mapping[str, float] = field(default_factory=dict)  # seconds: wall, policy, simulator
+    fingerprint: str = ""  # digest, of the environment that ran it; of an error, of the one that should have
+    timing: Mapping[str, Any] = field(default_factory=dict)  # seconds: wall, policy, simulator; per query: latency
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What was done and thought in an episode: with the row, enough to show it again."""
+
+    actions: np.ndarray  # float32 [steps, 7], exactly those given to the environment after settling
+    thoughts: tuple[tuple[int, str], ...] = ()  # (environment step of the query, the reasoning written there)
+
+
+NOTHING_DONE = Trace(np.zeros((0, ACTION_DIM), np.float32))
+"""Of an episode that the simulator broke."""
 
 
 def make_protocol(config: EvalConfig, execute: int, max_steps: int) -> Protocol:
@@ -123,17 +139,21 @@ def to_row(result: EpisodeResult) -> dict[str, Any]:
     return row
 
 
-def from_row(row: Mapping[str, Any], timing: Mapping[str, float] | None = None) -> EpisodeResult:
+def from_row(row: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> EpisodeResult:
     """Inverse of `to_row`; keys that are not fields of a result (subset, run) are left aside."""
     names = EpisodeResult.__dataclass_fields__.keys() - {"key", "outcome", "timing"}
-    key = EpisodeKey(row["task_id"], row["init_state"], row["seed"], row["mode"])
     fields = {name: row[name] for name in names}
-    return EpisodeResult(key=key, outcome=Outcome(row["outcome"]), timing=timing or {}, **fields)
+    return EpisodeResult(key=key_of(row), outcome=Outcome(row["outcome"]), timing=timing or {}, **fields)
 
 
-def in_order(results: Iterable[EpisodeResult]) -> list[EpisodeResult]:
-    """Sorted by key: the order of every export."""
-    return sorted(results, key=lambda r: r.key)
+def key_of(row: Mapping[str, Any]) -> EpisodeKey:
+    """The key that a row or a line of timings names."""
+    return EpisodeKey(row["task_id"], row["init_state"], row["seed"], row["mode"])
+
+
+def episode_name(key: EpisodeKey) -> str:
+    """Of its film and of its actions: no_think_task03_init07_seed0."""
+    return f"{key.mode}_task{key.task_id:02d}_init{key.init_state:02d}_seed{key.seed}"
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,41 @@
 """Stage `evaluate`: rollouts of one adapter on one subset, from the plan to the published records.
 
-Outputs: episodes.jsonl (sorted, without timings: equal for equal inputs, whatever was interrupted), timings.jsonl,
-summary.json, videos/. The ledger in the work folder is what a killed stage resumes from.
+Outputs: see `evaluation.records`. The ledger in the work folder is what a killed stage resumes from; a finished
+evaluation that is opened again for its error rows starts from its own records.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from configs.schema import canonical
 from configs.slices import EvaluateSlice
-from data_pipeline.contract import StageContext, digest
+from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.libero_utils import MAX_STEPS
-from data_pipeline.whole_files import write_text
-from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, Shows, make_protocol, plan, to_row
-from evaluation.ledger import Ledger
+from data_pipeline.whole_files import write_json
+from evaluation import film
+from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, Shows, make_protocol, plan
+from evaluation.identity import Identity, difference, identity_of
+from evaluation.ledger import Finished, Ledger
+from evaluation.messages import PERTURBATION
 from evaluation.policy_api import Policy
-from evaluation.progress import Film
+from evaluation.records import (
+    EPISODES,
+    FILES,
+    SUMMARY,
+    VIDEOS,
+    film_name,
+    read_finished,
+    read_summary,
+    summarise,
+    write_records,
+)
 from evaluation.rollout import Engine
 from evaluation.simulators import SimulatorPool, shared_pool
-from evaluation.statistics import wilson
 
-EPISODES, TIMINGS, SUMMARY, VIDEOS = "episodes.jsonl", "timings.jsonl", "summary.json", "videos"
 LEDGER = "ledger.sqlite"
 
 
@@ -63,41 +74,54 @@ def run_evaluate(config: EvaluateSlice, context: StageContext) -> list[str]:
 
 
 def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, pool: SimulatorPool) -> list[str]:
-    """Run what the ledger does not have, then export."""
-    protocol = subject.protocol(config)
+    """Run what the ledger does not have, then export, then film."""
     keys = plan(config.eval, config.tasks, config.modes)
-    fingerprint = pool.describe(config.subset, config.tasks[0]).fingerprint
-    run = digest({"adapter": subject.adapter, "protocol": asdict(protocol), "fingerprint": fingerprint})
-    (context.work / VIDEOS).mkdir(exist_ok=True)
-    with Ledger(context.work / LEDGER, run) as ledger:
-        _run_missing(config, context, subject, pool, ledger, protocol, keys)
-        results = [result for result in ledger.results() if result.key in set(keys)]
-    identity = {
-        "subset": config.subset.value,
-        "run": run,
-        "protocol": protocol.name,
-        "fingerprint": digest(fingerprint),
-    }
-    rows = [identity | to_row(result) for result in results]
-    times = [asdict(result.key) | dict(result.timing) for result in results]
-    write_text(context.work / EPISODES, _lines(rows))
-    write_text(context.work / TIMINGS, _lines(times))
+    perturbed = {PERTURBATION: config.eval.perturb} if config.eval.perturb else {}
+    identity = Identity(
+        subset=config.subset.value,
+        adapter=subject.adapter,
+        base=str(subject.card.get("base", "")),
+        protocol=subject.protocol(config),
+        environment=pool.describe(config.subset, config.tasks[0]).fingerprint | perturbed,
+    )
+    with Ledger(context.work / LEDGER, identity) as ledger:
+        if ledger.set_aside is not None:
+            context.remarks["ledger"] = f"{LEDGER} could not be read: set aside, its episodes ran again"
+            print(f"{context.work / LEDGER} is damaged or of another version: set aside as {ledger.set_aside.name}")
+        if (context.work / EPISODES).is_file() and not ledger.done():
+            ledger.adopt(_records_of(context.work, identity))
+        _run_missing(config, context, subject, pool, ledger, keys)
+        planned = set(keys)
+        episodes = [episode for episode in ledger.finished() if episode.result.key in planned]
+    videos = _make_films(config, context, pool, identity, episodes)
+    results = [episode.result for episode in episodes]
     summary = {
-        **identity,
-        "adapter": subject.adapter,
+        **identity.columns,
         "card": dict(subject.card),
-        "fingerprint": fingerprint,
-        "protocol": asdict(protocol),
-        "described": {mode.value: protocol.describe(mode.value) for mode in config.modes},
+        "fingerprint": dict(identity.environment),
+        "protocol": asdict(identity.protocol),
+        "described": {mode.value: identity.protocol.describe(mode.value) for mode in config.modes},
         "eval": canonical(config.eval),
-        "modes": {mode.value: summarise([r for r in results if r.key.mode == mode.value]) for mode in config.modes},
+        "env": canonical(config.env),
+        "modes": {mode.value: summarise([r for r in results if r.key.mode == mode]) for mode in config.modes},
         "errors": sum(r.outcome is Outcome.ERROR for r in results),
-        "videos": [
-            film_name(key) for key in _to_film(config, keys) if (context.work / VIDEOS / film_name(key)).is_file()
-        ],
+        "videos": videos,
     }
-    write_text(context.work / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    return [EPISODES, TIMINGS, SUMMARY, VIDEOS]
+    write_json(context.work / SUMMARY, summary)
+    write_records(context.work, identity, episodes)
+    return FILES
+
+
+def _records_of(folder: Path, identity: Identity) -> list[Finished]:
+    """Of the finished evaluation that this work folder was. Raises EnvironmentProblem where it is not this run's."""
+    before = identity_of(read_summary(folder))
+    if differs := difference(asdict(before), asdict(identity)):
+        raise EnvironmentProblem(
+            f"the finished episodes in {folder} cannot be kept beside new ones: they were run under other conditions "
+            f"(then and now: {differs}). Run the command where they were run, or evaluate everything again with "
+            "`--force evaluate`"
+        )
+    return read_finished(folder)
 
 
 def _run_missing(
@@ -106,31 +130,19 @@ def _run_missing(
     subject: Subject,
     pool: SimulatorPool,
     ledger: Ledger,
-    protocol: Protocol,
     keys: Sequence[EpisodeKey],
 ) -> None:
     done = ledger.done()
     missing = [key for key in keys if key not in done]
     progress = _Progress(context, len(keys), len(keys) - len(missing))
-
-    def save_film(result: EpisodeResult, film: Film) -> None:
-        from evaluation.video import write_film
-
-        caption = (
-            f"{result.instruction}  [{result.key.mode}, init state {result.key.init_state}: {result.outcome.value}]"
-        )
-        write_film(context.work / VIDEOS / film_name(result.key), film, caption)
-
     Engine(
         subset=config.subset,
-        protocol=protocol,
+        protocol=ledger.identity.protocol,
         pool=pool,
         policy=subject.policy,
         shows=subject.shows,
         ledger=ledger,
         batch_rows=config.eval.batch_rows,
-        to_film=frozenset(_to_film(config, keys)),
-        save_film=save_film,
         finished=progress.finished,
         checkpoint=context.checkpoint,
     ).run(missing)
@@ -148,53 +160,27 @@ class _Progress:
         self._context.report(self._done, self._total, note)
 
 
-def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Counts of one mode: errors are not episodes of the policy, so n leaves them out."""
-    tasks = sorted({r.key.task_id for r in results})
-    queries, actions = sum(r.queries for r in results), [r for r in results if r.queries]
-    return {
-        **_counts(results),
-        "tasks": {str(task): _task_counts([r for r in results if r.key.task_id == task]) for task in tasks},
-        "queries": queries,
-        "tokens_per_query": round(sum(r.tokens for r in actions) / queries, 2) if queries else 0.0,
-        "free_decodable": sum(r.free_decodable for r in results),
-        "reasoning_forced": sum(r.reasoning_forced for r in results),
-        "reasons": _tally(r.reason for r in results if r.outcome is not Outcome.SUCCESS),
-    }
+def _make_films(
+    config: EvaluateSlice,
+    context: StageContext,
+    pool: SimulatorPool,
+    identity: Identity,
+    episodes: Sequence[Finished],
+) -> list[str]:
+    """Film the first failures and successes; returns the files' names. Those of an earlier attempt are kept."""
+    from evaluation.video import write_film  # ffmpeg: only where films are made
 
+    folder = context.work / VIDEOS
+    folder.mkdir(exist_ok=True)
+    names = {key: film_name(key) for key in film.choose([e.result for e in episodes], config.eval.videos)}
+    for path in folder.iterdir():
+        if path.name not in names.values():
+            path.unlink()
 
-def _task_counts(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    named = next((r.task_name for r in results if r.task_name), "")
-    return {"name": named, **_counts(results)}
+    def shown(episode: Finished, replayed: EpisodeResult, frames: film.Frames) -> None:
+        film.check_same(episode.result, replayed)
+        write_film(folder / names[replayed.key], frames, film.caption(replayed))
 
-
-def _counts(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    successes = sum(r.outcome is Outcome.SUCCESS for r in results)
-    errors = sum(r.outcome is Outcome.ERROR for r in results)
-    trials = len(results) - errors
-    interval = wilson(successes, trials)
-    return {
-        "successes": successes,
-        "trials": trials,
-        "errors": errors,
-        "interval": [round(interval.low, 6), round(interval.high, 6)],
-    }
-
-
-def _tally(reasons: Iterable[str]) -> dict[str, int]:
-    found = list(reasons)
-    return {reason: found.count(reason) for reason in sorted(set(found))}
-
-
-def _to_film(config: EvaluateSlice, keys: Sequence[EpisodeKey]) -> list[EpisodeKey]:
-    """The first `eval.videos` episodes of each mode."""
-    return [key for mode in config.modes for key in [k for k in keys if k.mode == mode.value][: config.eval.videos]]
-
-
-def film_name(key: EpisodeKey) -> str:
-    """File name of a rollout's film, in videos/."""
-    return f"{key.mode}_task{key.task_id:02d}_init{key.init_state:02d}.mp4"
-
-
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    missing = [e for e in episodes if e.result.key in names and not (folder / names[e.result.key]).is_file()]
+    film.replay(missing, identity, pool, shown, context.checkpoint)
+    return list(names.values())

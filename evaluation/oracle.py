@@ -8,7 +8,6 @@ fails is the path's fault, and `oracle_faults` names it; what is lost beyond tha
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,8 @@ from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Episode, EpisodeId
 from data_pipeline.raw_loader import Hdf5Source, ReplayStart, read_replay
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol
-from evaluation.ledger import Ledger
+from evaluation.identity import Identity
+from evaluation.ledger import IN_MEMORY, Ledger
 from evaluation.oracle_faults import Fault, Part, differing, frame_fault, recorded_gripper_fault
 from evaluation.oracle_path import ActionPath, Fidelity, action_faults, measure, still
 from evaluation.policy_api import Decision, Observation, Policy
@@ -101,9 +101,11 @@ def roll_out(
     chosen: Sequence[Recording], policy: Policy, protocol: Protocol, pool: SimulatorPool
 ) -> dict[EpisodeKey, EpisodeResult]:
     """Run the engine from where each recording began."""
-    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite", "oracle") as ledger:
+    subset = chosen[0].episode.id.subset
+    environment = pool.describe(subset, chosen[0].episode.id.task_id).fingerprint
+    with Ledger(IN_MEMORY, Identity(subset.value, "oracle", "", protocol, environment)) as ledger:
         Engine(
-            subset=chosen[0].episode.id.subset,
+            subset=subset,
             protocol=protocol,
             pool=pool,
             policy=policy,

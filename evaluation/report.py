@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from configs.schema import STUDY, Subset
 from configs.slices import ReportSlice
-from data_pipeline.contract import EnvironmentProblem, StageContext
+from data_pipeline.contract import StageContext
 from data_pipeline.whole_files import write_text
-from evaluation.episodes import from_row
-from evaluation.libero_eval import EPISODES, SUMMARY, VIDEOS
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
+from evaluation.records import VIDEOS, read_episodes, read_lines, read_summary
 from evaluation.story import Story, tell
 from evaluation.table import AVERAGE, DASH, Comparison, Row, RunRecord, check_mergeable, columns_of, heading
 
@@ -57,16 +54,13 @@ def run_report(config: ReportSlice, context: StageContext) -> list[str]:
 
 
 def read_record(slug: str, inputs: Mapping[str, Path]) -> RunRecord:
-    """One run from its folders. Raises EnvironmentProblem where the evaluation is incomplete."""
+    """One run from its folders. Raises ConfigError where its rows are not those that its summary describes."""
     folder = inputs[f"evaluate/{slug}"]
-    for name in (EPISODES, SUMMARY):
-        if not (folder / name).is_file():
-            raise EnvironmentProblem(f"{folder} has no {name}: evaluate {slug} again with scripts/evaluate.py")
-    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    episodes = tuple(from_row(row) for row in _read_lines(folder / EPISODES))
+    summary = read_summary(folder)
+    episodes = tuple(read_episodes(folder, summary))
     train = inputs.get(f"train/{slug}")
     metrics = train / METRICS if train is not None else None
-    losses = tuple(_read_lines(metrics)) if metrics is not None and metrics.is_file() else ()
+    losses = tuple(read_lines(metrics)) if metrics is not None and metrics.is_file() else ()
     return RunRecord(slug, Subset(summary["subset"]), summary, episodes, losses)
 
 
@@ -153,10 +147,6 @@ def _markdown_published() -> list[str]:
 
 def _markdown_line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _copy_videos(records: Sequence[RunRecord], context: StageContext) -> None:

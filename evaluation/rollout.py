@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configs.schema import Mode, Subset
-from evaluation.episodes import EpisodeKey, EpisodeRequest, EpisodeResult, Outcome, Protocol, Shows
+from data_pipeline.contract import EnvironmentProblem
+from evaluation.episodes import NOTHING_DONE, EpisodeKey, EpisodeRequest, EpisodeResult, Outcome, Protocol, Shows
+from evaluation.identity import difference
 from evaluation.ledger import Ledger
-from evaluation.messages import Begin, Chunk, View
+from evaluation.messages import PERTURBATION, Begin, Chunk, View
 from evaluation.policy_api import Decision, Policy
-from evaluation.progress import Episode, Film
+from evaluation.progress import Episode
 from evaluation.simulators import Broken, Lost, SimulatorPool
 
 if TYPE_CHECKING:
@@ -48,8 +50,6 @@ class Engine:
     batch_rows: int
     shows: Shows = Shows.IMAGE
     starts: Mapping[EpisodeKey, ReplayStart] = field(default_factory=dict[EpisodeKey, "ReplayStart"])
-    to_film: frozenset[EpisodeKey] = frozenset()
-    save_film: Callable[[EpisodeResult, Film], None] = lambda result, film: None
     finished: Callable[[EpisodeResult], None] = lambda result: None
     checkpoint: Callable[[], None] = lambda: None
     _queue: list[EpisodeKey] = field(default_factory=list)
@@ -76,10 +76,15 @@ class Engine:
         while self._queue and (free := self.pool.free()):
             seat = free[0]
             key = self._queue.pop(self.pool.preferred(seat, [(self.subset, key.task_id) for key in self._queue]))
-            film: Film | None = [] if key in self.to_film and self.shows is Shows.IMAGE else None
-            self._running[seat] = Episode(key, time.perf_counter(), film=film)
-            request = EpisodeRequest(self.subset, key, self.protocol, self.starts.get(key), shows=self.shows)
-            self.pool.begin(seat, Begin(request))
+            self._running[seat] = Episode(key, time.perf_counter())
+            self.pool.begin(seat, Begin(self._request(key)))
+
+    def _request(self, key: EpisodeKey) -> EpisodeRequest:
+        """The perturbation is the environment's: what is asked for is what every row says."""
+        perturbation = self.ledger.identity.environment.get(PERTURBATION, "")
+        return EpisodeRequest(
+            self.subset, key, self.protocol, self.starts.get(key), shows=self.shows, perturbation=perturbation
+        )
 
     def _patience(self) -> float:
         """How long to wait for answers: until the oldest waiting request should be served."""
@@ -89,7 +94,9 @@ class Engine:
 
     def _shown(self, seat: int, view: View) -> None:
         episode = self._running[seat]
+        self._check_environment(view)
         episode.spend(view.spent)
+        episode.moved(view)
         if view.success:
             self._finish(seat, episode.result(view, Outcome.SUCCESS, ""))
         elif view.over:
@@ -118,24 +125,30 @@ class Engine:
         episode = self._running[seat]
         view = episode.view
         assert view is not None
-        episode.learn(decision, self.protocol.freeze_chunks)
+        episode.learn(decision, self.protocol.freeze_chunks, self._call_s)
         episode.view = None
         if decision.gives_up:
             self._finish(seat, episode.result(view, Outcome.FAILURE, decision.gives_up))
         elif np.isfinite(decision.actions).all():
             actions = np.clip(decision.actions[: self.protocol.execute], -1.0, 1.0)
+            episode.sent = actions
             self.pool.execute(seat, Chunk(actions))
         else:
             self._finish(seat, episode.result(view, Outcome.FAILURE, NOT_FINITE))
 
     def _finish(self, seat: int, result: EpisodeResult) -> None:
-        """The film first: a row in the ledger means that everything of the episode is on disk."""
         episode = self._running.pop(seat)
         self.pool.leave(seat)
-        if episode.film is not None:
-            self.save_film(result, episode.film)
-        self.ledger.record(result)
+        self.ledger.record(result, episode.trace)
         self.finished(result)
+
+    def _check_environment(self, view: View) -> None:
+        """Every row is of the run's environment, or there is none."""
+        if differs := difference(self.ledger.identity.environment, view.description.fingerprint):
+            raise EnvironmentProblem(
+                f"a simulator process has another environment than this run (run and process: {differs}); rows of two "
+                "environments never merge. Let every process see the same packages, assets and GL libraries"
+            )
 
     def _broke(self, seat: int, reason: str) -> None:
         """The simulator's fault: try again, three times in all."""
@@ -143,6 +156,7 @@ class Engine:
         if self.ledger.record_attempt(episode.key, reason) < MAX_ATTEMPTS:
             self._queue.insert(0, episode.key)
             return
-        result = EpisodeResult(episode.key, "", "", Outcome.ERROR, steps=0, reason=f"{MAX_ATTEMPTS} attempts: {reason}")
-        self.ledger.record(result)
+        why, fingerprint = f"{MAX_ATTEMPTS} attempts: {reason}", self.ledger.identity.fingerprint
+        result = EpisodeResult(episode.key, "", "", Outcome.ERROR, steps=0, reason=why, fingerprint=fingerprint)
+        self.ledger.record(result, NOTHING_DONE)
         self.finished(result)

@@ -10,7 +10,7 @@ from typing import Any
 from configs.schema import Mode, Subset
 from data_pipeline.contract import digest
 from evaluation.episodes import EpisodeResult, Outcome
-from evaluation.libero_eval import film_name
+from evaluation.records import film_name
 from evaluation.table import Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.schema import STUDY, ConfigError, Mode, Subset
 from evaluation.episodes import EpisodeResult, Outcome
+from evaluation.identity import difference
 from evaluation.statistics import (
     Difference,
     Interval,
@@ -142,7 +143,7 @@ def check_mergeable(records: Sequence[RunRecord]) -> None:
             first, expected = known.setdefault(what, (record.slug, value))
             if value != expected:
                 raise ConfigError(
-                    f"{first} and {record.slug} cannot share a table: {what} differs ({_difference(expected, value)}). "
+                    f"{first} and {record.slug} cannot share a table: {what} differs ({difference(expected, value)}). "
                     "Evaluate both again under one setting, or report them apart"
                 )
 
@@ -156,13 +157,6 @@ def _conditions(record: RunRecord) -> dict[str, Any]:
     if record.is_control:
         return conditions
     return {**conditions, "steps per query": protocol["execute"], "base model": card["base"]}
-
-
-def _difference(a: Any, b: Any) -> str:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        keys = [key for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
-        return "; ".join(f"{key}: {a.get(key)!r} and {b.get(key)!r}" for key in keys)
-    return f"{a!r} and {b!r}"
 
 
 def make_rows(records: Sequence[RunRecord]) -> list[Row]:

@@ -23,6 +23,7 @@ from evaluation.policy_api import Decision, Observation
 FACTORY = "tests.evaluation.fakes:FakeEnv"
 UNDRAWN = "tests.evaluation.fakes:UndrawnEnv"
 NO_GL = "tests.evaluation.fakes:NoGlEnv"
+OF_TWO_KINDS = "tests.evaluation.fakes:EachItsOwnEnv"
 DIES_AT_IMPORT = "tests.evaluation.fakes:not_there"
 
 
@@ -122,6 +123,11 @@ class UndrawnEnv(FakeEnv):
 class NoGlEnv(FakeEnv):
     def __init__(self, subset: Subset, task_id: int, config: EnvConfig) -> None:
         raise EnvironmentProblem("no GL here; apt-get install libegl1")
+
+
+class EachItsOwnEnv(FakeEnv):
+    def fingerprint(self) -> dict[str, str]:
+        return {**super().fingerprint(), "renderer": f"process {os.getpid()}"}
 
 
 class FakePolicy:

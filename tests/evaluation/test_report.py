@@ -14,8 +14,10 @@ import pytest
 from configs.schema import ConfigError, Subset
 from configs.slices import ReportSlice
 from data_pipeline.contract import StageContext
-from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row
-from evaluation.libero_eval import film_name, summarise
+from evaluation.episodes import NOTHING_DONE, EpisodeKey, EpisodeResult, Outcome, Protocol
+from evaluation.identity import Identity
+from evaluation.ledger import Finished
+from evaluation.records import film_name, summarise, write_records
 from evaluation.report import read_record, run_report
 from evaluation.story import tell
 from evaluation.thoughts import parts
@@ -35,11 +37,22 @@ def write_run(
     think: bool,
     errors: int = 0,
     look: str = "light",
+    settle_steps: int = 10,
+    base: str = "tiny:abc",
     control: bool = False,
 ) -> None:
     rng = np.random.default_rng([ord(c) for c in phase + subset])
     folder = root / "evaluate" / phase / subset
-    (folder / "videos").mkdir(parents=True)
+    (folder / "videos").mkdir(parents=True, exist_ok=True)
+    card = (
+        {"phase": {"name": phase, "label": label}}
+        if control
+        else {"base": base, "phase": {"name": phase, "label": label, "segments": []}}
+    )
+    protocol = Protocol("standard", settle_steps, LIMITS[subset], 4, True, 4, 280)
+    identity = Identity(
+        subset, f"{phase}-{subset}-digest", card.get("base", ""), protocol, {"look": look, "mujoco": "3.3.2"}
+    )
     keys = [EpisodeKey(task, trial, 0, "no_think") for task in (0, 3) for trial in range(3)]
     keys += [EpisodeKey(task, 0, 0, "think") for task in (0, 3)] if think else []
     results = []
@@ -50,28 +63,36 @@ def write_run(
         text = NASTY if key.mode == "think" else ""
         steps = int(rng.integers(80, LIMITS[subset]))
         results.append(
-            EpisodeResult(key, f"task_{key.task_id}", "pick up the soup", outcome, steps, reason, 40, 500, 38, text)
+            EpisodeResult(
+                key,
+                f"task_{key.task_id}",
+                "pick up the soup",
+                outcome,
+                steps,
+                reason,
+                40,
+                500,
+                38,
+                text,
+                fingerprint=identity.fingerprint,
+                timing={"latency_s": [0.1, 0.3], "tokens": [12, 13]},
+            )
         )
     films = [film_name(EpisodeKey(0, 0, 0, mode)) for mode in (("no_think", "think") if think else ("no_think",))]
     for name in films:
         (folder / "videos" / name).write_bytes(b"film " + name.encode())
-    protocol = Protocol("standard", 10, LIMITS[subset], 4, True, 4, 280)
     summary = {
-        "subset": subset,
-        "run": f"{phase}{subset}",
-        "adapter": f"{phase}-{subset}-digest",
-        "card": {"base": "tiny:abc", "phase": {"name": phase, "label": label} | ({} if control else {"segments": []})},
-        "fingerprint": {"look": look, "mujoco": "3.3.2"},
+        **identity.columns,
+        "card": card,
+        "fingerprint": identity.environment,
         "protocol": protocol.__dict__,
-        "modes": {mode: summarise([r for r in results if r.key.mode == mode]) for mode in ("no_think", "think")},
+        "modes": {m: summarise([r for r in results if r.key.mode == m]) for m in sorted({k.mode for k in keys})},
         "videos": films,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "episodes.jsonl").write_text(
-        "".join(json.dumps(to_row(r)) + "\n" for r in sorted(results, key=lambda r: r.key))
-    )
+    write_records(folder, identity, [Finished(r, NOTHING_DONE) for r in sorted(results, key=lambda r: r.key)])
     train = root / "train" / phase / subset
-    train.mkdir(parents=True)
+    train.mkdir(parents=True, exist_ok=True)
     rows = [
         {"step": s, "loss": 2.0, "loss_action": 5 * math.exp(-s / 20) + 0.5, "loss_text": 3.0 / s if think else None}
         for s in range(1, 61)
@@ -156,16 +177,60 @@ def test_missing_cells_are_dashes_and_errors_are_shown(tmp_path: Path) -> None:
     assert "simulator died: 1" in page
 
 
-@pytest.mark.parametrize(("file", "edit"), [("look", "official"), ("settle_steps", 0), ("base", "other")])
-def test_different_conditions_never_share_a_table(full: Path, file: str, edit: object) -> None:
-    path = full / "evaluate/flow/goal/summary.json"
-    summary = json.loads(path.read_text())
-    for part in ("fingerprint", "protocol", "card"):
-        if file in summary[part]:
-            summary[part][file] = edit
-    path.write_text(json.dumps(summary))
+@pytest.mark.parametrize("changed", [{"look": "official"}, {"settle_steps": 0}, {"base": "other"}])
+def test_different_conditions_never_share_a_table(full: Path, changed: dict[str, object]) -> None:
+    write_run(full, "flow", "LoRA_TF (Text+Flow CoT)", "goal", think=True, **changed)
     with pytest.raises(ConfigError, match="plain/spatial and flow/goal cannot share a table"):
         report(full, full / "a")
+
+
+def _edit_row(folder: Path, **changed: object) -> None:
+    first, *rest = (folder / "episodes.jsonl").read_text().splitlines()
+    row = json.loads(first) | changed
+    (folder / "episodes.jsonl").write_text("\n".join([json.dumps(row), *rest]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"fingerprint": "0123"}, "fingerprint: '0123' and '"),
+        ({"protocol": "nora"}, "protocol: 'nora' and 'standard'"),
+        ({"base": "another"}, "base: 'another' and 'tiny:abc'"),
+        ({"run": "0123"}, "run: '0123' and '"),
+        ({"outcome": "success", "reason": ""}, "disagree on successes"),
+    ],
+)
+def test_a_row_that_is_not_of_its_summary_is_refused(tmp_path: Path, changed: dict[str, object], named: str) -> None:
+    write_run(tmp_path, "plain", "Plain", "object", think=False, errors=1)
+    folder = tmp_path / "evaluate/plain/object"
+    _edit_row(folder, **changed)
+    with pytest.raises(ConfigError, match=named):
+        read_record("plain/object", {"evaluate/plain/object": folder})
+
+
+def test_rows_of_another_evaluation_are_refused(tmp_path: Path) -> None:
+    """Two files put together by hand, and the same file twice."""
+    write_run(tmp_path, "plain", "Plain", "object", think=False)
+    write_run(tmp_path, "words", "Words", "object", think=False)
+    folder, other = (tmp_path / f"evaluate/{phase}/object" for phase in ("plain", "words"))
+    mine = (folder / "episodes.jsonl").read_text()
+    for added, named in (
+        ((other / "episodes.jsonl").read_text(), "adapter: 'words-object-digest' and 'plain"),
+        (mine, "6 episodes stand there twice"),
+    ):
+        (folder / "episodes.jsonl").write_text(mine + added)
+        with pytest.raises(ConfigError, match=named):
+            read_record("plain/object", {"evaluate/plain/object": folder})
+
+
+def test_a_changed_summary_does_not_make_rows_another_environments(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", "Plain", "object", think=False)
+    folder = tmp_path / "evaluate/plain/object"
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["fingerprint"]["look"] = "official"
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match="fingerprint: '"):
+        read_record("plain/object", {"evaluate/plain/object": folder})
 
 
 class Tags(HTMLParser):

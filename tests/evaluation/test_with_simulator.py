@@ -12,6 +12,7 @@ from configs.slices import EvaluateSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.libero_eval import run_evaluate
+from evaluation.records import FILES
 from evaluation.simulators import release_pool
 from tests.helpers.tiny_adapter import TEXT_COT, write_tiny_adapter
 
@@ -37,7 +38,7 @@ def evaluate(root: Path, work: Path, workers: int) -> list[dict[str, object]]:
     )
     outputs = run_evaluate(config, StageContext(work, {"adapter": root, "base": root}))
     release_pool()
-    assert outputs == ["episodes.jsonl", "timings.jsonl", "summary.json", "videos"]
+    assert outputs == FILES
     return [json.loads(line) for line in (work / "episodes.jsonl").read_text().splitlines()]
 
 
