@@ -10,7 +10,8 @@ import pytest
 
 from configs.schema import Subset
 from data_pipeline.contract import POINT_GRID, EpisodeId
-from data_pipeline.ecot_annotator import annotate, offset_phrase, unique_labels, visible_objects
+from data_pipeline.ecot_annotator import annotate, visible_objects
+from data_pipeline.ecot_words import offset_phrase, unique_labels
 from data_pipeline.scene import Goal, SceneTrack
 from data_pipeline.segments import grasps, segment
 from data_pipeline.templates import choose, label, part_label, region_phrase
