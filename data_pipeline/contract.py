@@ -101,6 +101,7 @@ class BoundingBox:
     y0: int
     x1: int
     y1: int
+    visible: float = field(default=1.0, compare=False)  # share of its silhouette, 0 to 1; not part of the text
 
 
 @dataclass(frozen=True)

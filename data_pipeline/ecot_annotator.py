@@ -21,7 +21,7 @@ from data_pipeline.primitive_movements import movement_primitives
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.scene import SceneTrack
 from data_pipeline.segments import segment
-from data_pipeline.sidecar import merge_annotations, save_annotations
+from data_pipeline.sidecar import Measured, merge_annotations, save_annotations
 from data_pipeline.sim.pool import run_jobs
 from data_pipeline.templates import REASONS, SUBTASKS
 
@@ -89,7 +89,8 @@ class _Worker:
 
 def _save(path: Path, track: SceneTrack, annotation: Annotation) -> None:
     episode = annotation.episode
-    save_annotations(path, {episode: annotation}, files={episode: track.file}, state_3d={episode: track.grip_position})
+    known = Measured(track.grip_position, to_grid(track.grip_point), track.grip_visible)
+    save_annotations(path, {episode: annotation}, files={episode: track.file}, measured={episode: known})
 
 
 # ------------------------------------------------------------------ one episode
@@ -126,5 +127,5 @@ def visible_objects(track: SceneTrack, labels: tuple[str, ...], step: int) -> tu
     for name, box, visible in zip(labels, track.box[step], track.visible[step], strict=True):
         if visible >= MIN_VISIBLE and not np.isnan(box).any():
             first, last = to_grid(box[:2]), to_grid(np.ceil(box[2:]) - 1)
-            boxes.append(BoundingBox(name, int(first[0]), int(first[1]), int(last[0]), int(last[1])))
+            boxes.append(BoundingBox(name, *map(int, (*first, *last)), visible=float(visible)))
     return tuple(boxes)

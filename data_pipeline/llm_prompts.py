@@ -73,7 +73,7 @@ class Demo:
     def of(cls, entry: Mapping[str, Any]) -> Demo:
         """From an episode of annotations.json."""
         steps = [entry["reasoning"][str(t)] for t in range(int(entry["metadata"]["n_steps"]))]
-        names = dict.fromkeys(name for boxes in entry["features"]["bboxes"] for name, _ in boxes)
+        names = dict.fromkeys(name for boxes in entry["features"]["bboxes"] for _, name, _ in boxes)
         runs = [list(run) for _, run in groupby(range(len(steps)), key=lambda t: steps[t]["subtask"])]
         return cls(
             episode=EpisodeId.parse(entry["metadata"]["episode_id"]),

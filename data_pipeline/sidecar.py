@@ -2,8 +2,8 @@
 
 `annotations.json` is a superset of embodied-CoT's layout, ``{file: {episode: {metadata, features, reasoning}}}``, with
 who wrote each field in ``source``. `flow_tokens.json` is a manifest and, per episode, one list of codes per step.
-Saving then loading gives equal values (floats of `state_3d` apart, which are rounded and not read back), and the same
-values always give the same bytes.
+docs/annotations.schema.json describes it. Saving then loading gives equal values (`Measured` apart, which is rounded
+and not read back), and the same values always give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,20 @@ from data_pipeline.contract import (
 
 ANNOTATE_COMMAND = "python scripts/generate_ecot.py --subset {subset} --output {path}"
 FLOW_COMMAND = "python scripts/preprocess_flow.py --subset {subset} --output {path}"
-ANNOTATIONS_FORMAT = "nora-ecot annotations 1"
+ANNOTATIONS_FORMAT = "nora-ecot annotations 2"
 FLOW_TOKENS_FORMAT = "nora-ecot flow tokens 1"
 
 
 # ------------------------------------------------------------------ annotations
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the simulator knows of an episode beside its reasoning, for people and readers of embodied-CoT's layout."""
+
+    state_3d: np.ndarray  # float [T, 3], grip site, metres, world frame
+    gripper_position: np.ndarray  # int [T, 2], now, on the POINT_GRID of the ROT180 frame
+    gripper_visible: np.ndarray  # bool [T]: nothing in front of it
 
 
 def save_annotations(
@@ -39,18 +49,18 @@ def save_annotations(
     annotations: Mapping[EpisodeId, Annotation],
     *,
     files: Mapping[EpisodeId, str] | None = None,
-    state_3d: Mapping[EpisodeId, np.ndarray] | None = None,
+    measured: Mapping[EpisodeId, Measured] | None = None,
 ) -> None:
     """Write annotations atomically, in the order of their ids.
 
     files: the HDF5 name that an episode stands in (default: its id without the demo, ``object/03``).
-    state_3d: grip site positions, float [T, 3], metres, world frame; kept for readers of embodied-CoT's layout.
+    measured: of the episodes that a simulator knows; the fields of others are absent.
     """
     tree: dict[str, dict[str, Any]] = {}
     for episode in sorted(annotations):
         file = (files or {}).get(episode, f"{episode.subset.value}/{episode.task_id:02d}")
-        positions = (state_3d or {}).get(episode)
-        tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], positions)
+        known = (measured or {}).get(episode)
+        tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], known)
     _write_json(path, tree)
 
 
@@ -73,16 +83,17 @@ def load_annotations(path: Path) -> dict[EpisodeId, Annotation]:
     return {entry.episode: entry for entry in sorted(entries, key=lambda a: a.episode)}
 
 
-def _episode_json(annotation: Annotation, state_3d: np.ndarray | None) -> dict[str, Any]:
+def _episode_json(annotation: Annotation, known: Measured | None) -> dict[str, Any]:
     steps = annotation.steps
     features: dict[str, Any] = {
         "move_primitive": [s.move for s in steps],
-        "gripper_position": [list(s.gripper[0]) if s.gripper else None for s in steps],
-        "bboxes": [[[b.name, [b.x0, b.y0, b.x1, b.y1]] for b in s.visible_objects] for s in steps],
+        "bboxes": [[[round(b.visible, 2), b.name, [b.x0, b.y0, b.x1, b.y1]] for b in s.visible_objects] for s in steps],
         "gripper_future": [[list(point) for point in s.gripper] for s in steps],
     }
-    if state_3d is not None:
-        features["state_3d"] = [[round(float(v), 4) for v in row] for row in state_3d]
+    if known is not None:
+        features["state_3d"] = [[round(float(v), 4) for v in row] for row in known.state_3d]
+        features["gripper_position"] = known.gripper_position.tolist()
+        features["gripper_visible"] = known.gripper_visible.tolist()
     return {
         "metadata": {
             "format": ANNOTATIONS_FORMAT,
@@ -116,7 +127,10 @@ def _annotation(entry: Mapping[str, Any]) -> Annotation:
         StepReasoning(
             task=reasoning[str(t)]["task"],
             plan=reasoning[str(t)]["plan"],
-            visible_objects=tuple(BoundingBox(name, *(int(v) for v in box)) for name, box in features["bboxes"][t]),
+            visible_objects=tuple(
+                BoundingBox(name, *(int(v) for v in box), visible=float(share))
+                for share, name, box in features["bboxes"][t]
+            ),
             subtask_reasoning=reasoning[str(t)]["subtask_reason"],
             subtask=reasoning[str(t)]["subtask"],
             move_reasoning=reasoning[str(t)]["move_reason"],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from configs.schema import Subset
 from data_pipeline.contract import Annotation, BoundingBox, EnvironmentProblem, EpisodeId, FlowTokens, StepReasoning
 from data_pipeline.sidecar import (
+    Measured,
     load_annotations,
     load_flow_manifest,
     load_flow_tokens,
@@ -49,17 +50,24 @@ def test_annotations_round_trip(
 
 
 def test_layout_is_a_superset_of_embodied_cots(tmp_path: Path) -> None:
-    step = StepReasoning("t", "p", (BoundingBox("milk", 1, 2, 3, 4),), "sr", "s", "mr", "move up", ((9, 8),) * 5)
+    step = StepReasoning(
+        "t", "p", (BoundingBox("milk", 1, 2, 3, 4, visible=0.254),), "sr", "s", "mr", "move up", ((9, 8),) * 5
+    )
     annotation = Annotation(EPISODE, (step,), {"move": "rules"})
     path = tmp_path / "annotations.json"
     save_annotations(
-        path, {EPISODE: annotation}, files={EPISODE: "x.hdf5"}, state_3d={EPISODE: np.array([[0.1, 0.2, 0.3]])}
+        path,
+        {EPISODE: annotation},
+        files={EPISODE: "x.hdf5"},
+        measured={EPISODE: Measured(np.array([[0.1, 0.2, 0.3]]), np.array([[7, 6]]), np.array([False]))},
     )
     entry = json.loads(path.read_text())["x.hdf5"]["17"]
     assert entry["features"]["state_3d"] == [[0.1, 0.2, 0.3]]
     assert entry["features"]["move_primitive"] == ["move up"]
-    assert entry["features"]["gripper_position"] == [[9, 8]]
-    assert entry["features"]["bboxes"] == [[["milk", [1, 2, 3, 4]]]]
+    assert entry["features"]["gripper_position"] == [[7, 6]], "where it is now, as embodied-CoT has it"
+    assert entry["features"]["gripper_future"] == [[[9, 8]] * 5]
+    assert entry["features"]["gripper_visible"] == [False]
+    assert entry["features"]["bboxes"] == [[[0.25, "milk", [1, 2, 3, 4]]]], "their reader unpacks (share, name, box)"
     assert entry["reasoning"]["0"]["move_reason"] == "mr"
     assert entry["source"] == {"move": "rules"}
 
