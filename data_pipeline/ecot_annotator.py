@@ -15,7 +15,7 @@ import numpy as np
 
 from configs.slices import AnnotateSlice
 from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StageContext, StepReasoning
-from data_pipeline.ecot_words import Words
+from data_pipeline.ecot_words import Words, arrivals
 from data_pipeline.gripper_positions import future_track, to_grid
 from data_pipeline.primitive_movements import movement_primitives
 from data_pipeline.raw_loader import Hdf5Source
@@ -23,7 +23,6 @@ from data_pipeline.scene import SceneTrack
 from data_pipeline.segments import segment
 from data_pipeline.sidecar import Measured, merge_annotations, save_annotations
 from data_pipeline.sim.pool import run_jobs
-from data_pipeline.templates import REASONS, SUBTASKS
 
 MIN_VISIBLE = 0.1  # of an object's silhouette, for it to be listed
 SOURCE = {
@@ -109,13 +108,13 @@ def annotate(track: SceneTrack, move_horizon: int) -> Annotation:
             task=task,
             plan=plan,
             visible_objects=visible_objects(track, words.labels, t),
-            subtask_reasoning=words.say(REASONS[part.kind], part),
-            subtask=words.say([SUBTASKS[part.kind]], part),
-            move_reasoning=words.move_reasoning(track, part, t, moves[t]),
+            subtask_reasoning=words.subtask_reasoning(part),
+            subtask=words.subtask(part),
+            move_reasoning=words.move_reasoning(track, part, t, moves[t], end),
             move=moves[t],
             gripper=future_track(track.grip_point, t),
         )
-        for part in segments
+        for part, end in zip(segments, arrivals(segments, track.num_steps), strict=True)
         for t in range(part.start, part.stop)
     ]
     return Annotation(track.episode, tuple(steps), SOURCE)

@@ -1,10 +1,12 @@
 """What the rules annotator says of a segment and of a step: names, reasons and offsets as words. Pure.
 
-Every statement is measured (offsets, contacts, predicates) or copied from the BDDL goal; nothing is guessed.
+Every statement is measured (offsets, contacts, predicates, some of them of later steps: where the hand will grip, where
+it will let go) or copied from the BDDL goal; nothing is guessed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,15 +17,22 @@ from data_pipeline.scene import Goal, SceneTrack
 from data_pipeline.segments import Segment
 from data_pipeline.templates import (
     ARRIVED,
+    ASIDE,
     CLOSING,
     LEAVING,
     OFFSETS,
+    OPENING,
     PLAN_STEPS,
+    REASONS,
     REGRASPING,
     RELEASING,
     RISEN,
+    RISING,
+    SLID,
+    SLIDING,
     SUBTASKS,
-    TRAVEL,
+    TURNED,
+    TURNING,
     choose,
     handle_label,
     label,
@@ -65,16 +74,23 @@ class Words:
     episode: EpisodeId
     labels: tuple[str, ...]
     goals: tuple[Goal, ...]
-    names: tuple[Mapping[str, str], ...]  # per goal: thing, handle, where, goal_owner
+    names: tuple[Mapping[str, str], ...]  # per goal: thing, handle, turned, where, goal_owner
+    instruction: str
 
     @classmethod
     def of(cls, track: SceneTrack) -> Words:
         """The names that a track's own goals give."""
         labels = unique_labels(track)
-        return cls(track.episode, labels, track.goals, tuple(_names(track, labels, goal) for goal in track.goals))
+        names = tuple(_names(track, labels, goal) for goal in track.goals)
+        return cls(track.episode, labels, track.goals, names, track.instruction)
 
     def task(self, segments: tuple[Segment, ...]) -> str:
-        """The goal as an instruction, in the order in which the episode reaches it."""
+        """The goals as an instruction, in the order in which the episode reaches them.
+
+        The instruction itself where it says which of several alike is meant: "the black bowl next to the plate".
+        """
+        if re.match(rf"pick up the {re.escape(self.names[0]['thing'])} (?!and )", self.instruction):
+            return self.instruction
         return " and ".join(self._goal_phrase(goal) for goal in _order(segments) if goal < len(self.goals))
 
     def plan(self, segments: tuple[Segment, ...]) -> str:
@@ -82,18 +98,28 @@ class Words:
         order = _order(segments)
         if len(order) > 1:
             return ", then ".join(self._goal_phrase(goal) for goal in order)
-        first = SUBTASKS[segments[0].kind].format(**self.names[segments[0].goal])
-        return ", ".join([first, *(PLAN_STEPS[part.kind].format(**self.names[part.goal]) for part in segments[1:])])
+        first, *rest = dict.fromkeys(part.kind for part in segments)
+        names = self.names[segments[0].goal]
+        return ", ".join([SUBTASKS[first].format(**names), *(PLAN_STEPS[kind].format(**names) for kind in rest)])
 
     def say(self, variants: Sequence[str], part: Segment) -> str:
         """One of the variants, the same throughout a segment."""
         chosen = choose(variants, self.episode, part.kind, part.goal)
         return chosen.format(offset="{offset}", **self.names[part.goal])
 
-    def move_reasoning(self, track: SceneTrack, part: Segment, step: int, move: str) -> str:
-        """Why the hand moves now: what the gripper is doing, or how far what it wants is."""
+    def subtask(self, part: Segment) -> str:
+        """What is done."""
+        return self.say([SUBTASKS[part.kind]], part)
+
+    def subtask_reasoning(self, part: Segment) -> str:
+        """Why this is done now."""
+        handled = part.kind == "retract" and not self.goals[part.goal].places
+        return self.say(REASONS["retract handle" if handled else part.kind], part)
+
+    def move_reasoning(self, track: SceneTrack, part: Segment, step: int, move: str, end: int | None) -> str:
+        """Why the hand moves now: what the gripper is doing, or how far what it wants is. end: see `arrivals`."""
         if "open gripper" in move:
-            return self.say(RELEASING if part.kind in ("place", "retract") else REGRASPING, part)
+            return self.say(_opening_words(track, part, step), part)
         match part.kind:
             case "grasp" | "grasp handle":
                 return self.say(CLOSING, part)
@@ -101,31 +127,36 @@ class Words:
                 return self._risen(track, part, step)
             case "retract":
                 return self.say(LEAVING, part)
+            case "set aside":
+                return self.say(ASIDE, part)
             case "open" | "close" | "turn on":
                 return self._travel(track, part, step)
             case _:
-                return self._offset(track, part, step)
+                return self._offset(track, part, step, end)
 
-    def _offset(self, track: SceneTrack, part: Segment, step: int) -> str:
-        goal = self.goals[part.goal]
+    def _offset(self, track: SceneTrack, part: Segment, step: int, end: int | None) -> str:
         kind = {"place": "move", "push": "move"}.get(part.kind, part.kind)
-        thing = track.position[step, track.index(goal.subject)]
-        target = track.target[step, part.goal]
-        vector = {"reach": thing - track.grip_position[step], "move": target - thing}.get(
-            kind, target - track.grip_position[step]
+        path = track.position[:, track.index(self.goals[part.goal].subject)]
+        target = track.target[:, part.goal]
+        wanted, moved = {"reach": (path, track.grip_position), "move": (target, path)}.get(
+            kind, (target, track.grip_position)
         )
-        offset = offset_phrase(vector)
+        missing = wanted - moved
+        offset = offset_phrase(missing[step] - (missing[end] if end is not None else 0))
         return self.say(OFFSETS[kind], part).replace("{offset}", offset) if offset else self.say([ARRIVED[kind]], part)
 
     def _risen(self, track: SceneTrack, part: Segment, step: int) -> str:
         height = track.position[:, track.index(self.goals[part.goal].subject), 2]
-        return RISEN.format(cm=max(round(100 * float(height[step] - height[part.start])), 0))
+        cm = round(100 * float(height[step] - height[part.start]))
+        return RISEN.format(cm=cm) if cm > 0 else RISING
 
     def _travel(self, track: SceneTrack, part: Segment, step: int) -> str:
         joint = track.joint[:, part.goal]
-        travel = abs(float(joint[step] - joint[0]))
-        kind = "drawer" if "drawer" in self.names[part.goal]["thing"] else "other"
-        return TRAVEL[kind].format(cm=round(100 * travel), degrees=round(np.rad2deg(travel)))
+        travel, names = abs(float(joint[step] - joint[0])), self.names[part.goal]
+        cm, degrees = round(100 * travel), round(np.rad2deg(travel))
+        if "drawer" in names["thing"]:
+            return SLID.format(cm=cm) if cm > 0 else SLIDING
+        return (TURNED if degrees > 1 else TURNING).format(degrees=degrees, **names)
 
     def _goal_phrase(self, goal: int) -> str:
         predicate, names = self.goals[goal].predicate, self.names[goal]
@@ -138,10 +169,35 @@ def _names(track: SceneTrack, labels: tuple[str, ...], goal: Goal) -> dict[str, 
     if not goal.places:
         owner = track.names[subject], labels[subject]
         part = part_label(goal.subject, *owner)
-        return {"thing": part, "handle": handle_label(goal.subject, *owner), "where": "", "goal_owner": part}
+        handle = handle_label(goal.subject, *owner)
+        return {"thing": part, "handle": handle, "turned": handle.partition(" ")[0], "where": "", "goal_owner": part}
     target = _landmark(track, goal.target)
     where = region_phrase(goal.target, track.names[target], labels[target], goal.predicate)
     return {"thing": labels[subject], "handle": labels[subject], "where": where, "goal_owner": labels[target]}
+
+
+def _opening_words(track: SceneTrack, part: Segment, step: int) -> Sequence[str]:
+    """What opening the fingers is for."""
+    if not part.kind.startswith("reach"):
+        return RELEASING
+    closed = track.gripper_command[part.start : step + 1] > 0
+    return REGRASPING if (closed[1:] & ~closed[:-1]).any() else OPENING
+
+
+def arrivals(segments: Sequence[Segment], steps: int) -> list[int | None]:
+    """Per segment, the step at which what the hand wants is reached, from which its offsets are counted.
+
+    A bowl is gripped by its rim and let go above a basket: what is missing is what is missing to there, not to middles.
+    None where the hand never gets there; then middles count.
+    """
+    found: list[int | None] = []
+    for part, following in zip(segments, [*segments[1:], None], strict=True):
+        if part.kind.startswith("reach"):
+            found.append(part.stop if part.stop < steps else None)
+        else:
+            goes_on = part.kind == "move" and following is not None and following.kind == "place"
+            found.append((following if goes_on and following else part).stop - 1)
+    return found
 
 
 def _landmark(track: SceneTrack, target: str) -> int:
@@ -154,4 +210,6 @@ def _landmark(track: SceneTrack, target: str) -> int:
 
 
 def _order(segments: tuple[Segment, ...]) -> list[int]:
-    return list(dict.fromkeys(part.goal for part in segments))
+    """Goals in the order in which the episode is done with them: a thing set aside is not."""
+    last = {part.goal: number for number, part in enumerate(segments)}
+    return sorted(last, key=last.__getitem__)

@@ -17,7 +17,8 @@ CARRIED_M = 0.03  # sideways, from where it was lifted
 NEAR_M = 0.04  # sideways, from where it is let go
 PUSHED_M = 0.01
 JOINT_SHARE = 0.05  # of a joint's whole travel: it has started
-RETRACT_STEPS = 8  # between two goals, before the hand turns to the next
+RETRACT_STEPS = 8  # between two grasps, before the hand turns to the next
+ASIDE_M = 0.1  # sideways from its target; what is let go farther off was not meant to stay there
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Segment:
 
     start: int
     stop: int
-    kind: str  # reach, grasp, lift, move, place, push, reach handle, grasp handle, open, close, turn on, retract
+    kind: str  # reach, grasp, lift, move, place, set aside, push, reach/grasp handle, open, close, turn on, retract
     goal: int  # index in SceneTrack.goals
 
 
@@ -38,13 +39,12 @@ class _Activity:
     start: int
     stop: int
     held: bool = False
+    aside: bool = False  # let go elsewhere, and grasped again later
 
 
 def segment(track: SceneTrack) -> tuple[Segment, ...]:
     """Segments that cover 0..T without gaps, in order. An episode in which nothing is handled is one reach."""
-    activities = sorted(
-        filter(None, map(lambda g: _activity(track, g), range(len(track.goals)))), key=lambda a: a.start
-    )
+    activities = sorted((a for g in range(len(track.goals)) for a in _activities(track, g)), key=lambda a: a.start)
     if not activities:
         return (Segment(0, track.num_steps, _first_kind(track, 0), 0),)
     segments: list[Segment] = []
@@ -105,25 +105,30 @@ def _first_kind(track: SceneTrack, goal: int) -> str:
     return "reach" if track.goals[goal].places else "reach handle"
 
 
-def _activity(track: SceneTrack, goal: int) -> _Activity | None:
-    """None for a goal that the episode does nothing about."""
+def _activities(track: SceneTrack, goal: int) -> list[_Activity]:
+    """What the episode does about a goal: every grasp that lifts its thing, one push, or one turn of its joint."""
     if not track.goals[goal].places:
         return _joint_activity(track, goal)
     subject = track.index(track.goals[goal].subject)
+    path = track.position[:, subject]
     runs = grasps(track, subject)
+    lifting = [run for run in runs if np.max(path[slice(*run), 2] - path[run[0], 2]) > LIFT_M]
     if runs:
-        return _Activity(goal, *max(runs, key=lambda run: run[1] - run[0]), held=True)
-    moved = np.linalg.norm(track.position[:, subject] - track.position[0, subject], axis=-1) > PUSHED_M
-    return _Activity(goal, int(np.argmax(moved)), _achieved(track, goal)) if moved.any() else None
+        kept = lifting or [max(runs, key=lambda run: run[1] - run[0])]
+        far = [np.linalg.norm((path - track.target[:, goal])[stop - 1, :2]) > ASIDE_M for _, stop in kept]
+        aside = [*far[:-1], False]
+        return [_Activity(goal, *run, held=True, aside=bool(off)) for run, off in zip(kept, aside, strict=True)]
+    moved = np.linalg.norm(path - path[0], axis=-1) > PUSHED_M
+    return [_Activity(goal, int(np.argmax(moved)), _achieved(track, goal))] if moved.any() else []
 
 
-def _joint_activity(track: SceneTrack, goal: int) -> _Activity | None:
+def _joint_activity(track: SceneTrack, goal: int) -> list[_Activity]:
     if track.holds[0, goal]:
-        return None
+        return []
     joint = track.joint[:, goal]
     stop = _achieved(track, goal)
     started = np.abs(joint - joint[0]) > JOINT_SHARE * max(abs(joint[min(stop, len(joint) - 1)] - joint[0]), 1e-3)
-    return _Activity(goal, min(int(np.argmax(started)), stop), stop) if started.any() else None
+    return [_Activity(goal, min(int(np.argmax(started)), stop), stop)] if started.any() else []
 
 
 def _achieved(track: SceneTrack, goal: int) -> int:
@@ -138,6 +143,8 @@ def _window(track: SceneTrack, activity: _Activity, start: int, stop: int) -> li
     begin = max(activity.start, start)
     closing = _closing(track, start, begin)
     if not goal.places:
+        if np.linalg.norm(np.diff(track.grip_position[[closing, min(begin, track.num_steps - 1)]], axis=0)) > NEAR_M:
+            closing = begin  # a fist that pushes, not a grasp
         act = {"open": "open", "close": "close", "turnon": "turn on"}[goal.predicate]
         marks = [(start, "reach handle"), (closing, "grasp handle"), (begin, act), (activity.stop, "retract")]
     elif not activity.held:
@@ -146,6 +153,8 @@ def _window(track: SceneTrack, activity: _Activity, start: int, stop: int) -> li
         lift, move, place = _carrying(track.position[begin : activity.stop, subject])
         marks = [(start, "reach"), (closing, "grasp"), (begin + lift, "lift"), (begin + move, "move")]
         marks += [(begin + place, "place"), (activity.stop, "retract")]
+        if activity.aside:
+            marks = [(step, "set aside" if kind == "move" else kind) for step, kind in marks if kind != "place"]
     stops = [first for first, _ in marks[1:]] + [stop]
     return [Segment(a, b, kind, activity.goal) for (a, kind), b in zip(marks, stops, strict=True)]
 

@@ -52,6 +52,7 @@ SUBTASKS: Mapping[str, str] = {
     "lift": "lift the {thing}",
     "move": "carry the {thing} to the {goal_owner}",
     "place": "place the {thing} {where}",
+    "set aside": "set the {thing} aside",
     "push": "push the {thing} {where}",
     "reach handle": "reach the {handle}",
     "grasp handle": "grasp the {handle}",
@@ -61,15 +62,16 @@ SUBTASKS: Mapping[str, str] = {
     "retract": "move away from the {thing}",
 }
 PLAN_STEPS: Mapping[str, str] = {
-    "grasp": "grasp",
-    "lift": "lift",
-    "move": "carry to the {goal_owner}",
-    "place": "place {where}",
-    "push": "push {where}",
-    "grasp handle": "grasp",
-    "open": "open",
-    "close": "close",
-    "turn on": "turn",
+    "grasp": "grasp it",
+    "lift": "lift it",
+    "move": "carry it to the {goal_owner}",
+    "place": "place it {where}",
+    "set aside": "set it aside",
+    "push": "push it {where}",
+    "grasp handle": "grasp it",
+    "open": "open it",
+    "close": "close it",
+    "turn on": "turn it",
     "retract": "move away",
 }
 REASONS: Mapping[str, Sequence[str]] = {
@@ -78,18 +80,20 @@ REASONS: Mapping[str, Sequence[str]] = {
     "lift": ("it is held", "it is in the gripper"),
     "move": ("it is held and lifted", "it hangs in the gripper"),
     "place": ("it is near its place", "the {goal_owner} is near now"),
+    "set aside": ("it is held and lifted", "it hangs in the gripper"),
     "push": ("it is not there yet", "it has to slide"),
     "reach handle": ("it is not touched yet", "the gripper is not there yet"),
     "grasp handle": ("the gripper is there", "it is within reach"),
     "open": ("it is not open yet", "it must come out further"),
     "close": ("it is not closed yet", "it must close further"),
     "turn on": ("it is not on yet", "it is still off"),
-    "retract": ("it is let go", "this part is done"),
+    "retract": ("it is let go", "it is out of the grip"),
+    "retract handle": ("this is done", "this part is done"),
 }
 OFFSETS: Mapping[str, Sequence[str]] = {
     # {offset}: "6 cm left and 11 cm below"
     "reach": ("it is {offset}", "the {thing} is {offset}"),
-    "move": ("its place is {offset}", "the {goal_owner} is {offset}"),
+    "move": ("its place is {offset}", "it belongs {offset}"),
     "reach handle": ("it is {offset}", "the {handle} is {offset}"),
 }
 ARRIVED: Mapping[str, str] = {
@@ -97,12 +101,15 @@ ARRIVED: Mapping[str, str] = {
     "move": "it is at its place",
     "reach handle": "the gripper is at it",
 }
-RISEN = "it has risen {cm} cm"
-LEAVING = ("the gripper can leave", "the work here is done")
+RISING, RISEN = "it begins to rise", "it has risen {cm} cm"
+LEAVING = ("the gripper can leave", "the hand is done here")
+ASIDE = ("it does not stay here", "its place has to wait")
 CLOSING = ("it is between the fingers", "the fingers are around it")
-RELEASING = ("it is where it belongs", "it can be let go")
+RELEASING = ("it can be let go", "the fingers let it go")
+OPENING = ("the fingers have to be open", "only open fingers can reach around it")
 REGRASPING = ("the grip has to be tried again", "it is not in the grip")
-TRAVEL = {"drawer": "it has slid {cm} cm", "other": "it has turned {degrees} degrees"}
+SLIDING, SLID = "it begins to slide", "it has slid {cm} cm"
+TURNING, TURNED = "the {turned} begins to turn", "the {turned} has turned {degrees} degrees"
 
 
 def choose(variants: Sequence[str], *key: object) -> str:

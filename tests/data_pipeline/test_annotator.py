@@ -11,7 +11,7 @@ import pytest
 from configs.schema import Subset
 from data_pipeline.contract import POINT_GRID, EpisodeId
 from data_pipeline.ecot_annotator import annotate, visible_objects
-from data_pipeline.ecot_words import offset_phrase, unique_labels
+from data_pipeline.ecot_words import arrivals, offset_phrase, unique_labels
 from data_pipeline.scene import Goal, SceneTrack
 from data_pipeline.segments import grasps, segment
 from data_pipeline.templates import choose, label, part_label, region_phrase
@@ -57,12 +57,15 @@ def drawer(kind: str = "open") -> SceneTrack:
     base = pick_and_place()
     time = np.arange(125)
     joint = np.interp(time, [60, 100], [0, 0.15])[:, None]
+    grip = base.grip_position.copy()
+    grip[42:65] = grip[41]  # it waits at the handle
     return replace(
         base,
         goals=(Goal(kind, "wooden_cabinet_1_top_region"),),
         names=("wooden_cabinet_1",),
         position=base.position[:, 1:],
         grasped=np.zeros((125, 1), bool),
+        grip_position=grip,
         box=base.box[:, 1:],
         visible=np.ones((125, 1)),
         gripper_command=np.where(time >= 50, 1.0, -1.0),
@@ -91,6 +94,19 @@ def test_segments_of_a_drawer() -> None:
     assert [p.kind for p in parts] == ["reach handle", "grasp handle", "open", "retract"]
     assert [p.start for p in parts][1] == 50
     assert 61 <= parts[2].start <= 64
+
+
+def test_a_fist_that_pushes_grasps_no_handle() -> None:
+    track = drawer("close")
+    track.gripper_command[:] = -1
+    track.gripper_command[10:] = 1  # closed on the way
+    assert [p.kind for p in segment(track)] == ["reach handle", "close", "retract"]
+
+
+def test_a_thing_in_a_pushed_drawer_is_not_grasped_again() -> None:
+    track = dropped_and_grasped_again(at=0.3)
+    track.position[125:, 0, 2] = track.position[124, 0, 2]  # touched and moved, never lifted
+    assert [p.kind for p in segment(track)] == ["reach", "grasp", "lift", "move", "place", "retract"]
 
 
 def test_a_goal_that_only_the_last_action_reaches_has_no_retract() -> None:
@@ -150,18 +166,87 @@ def test_a_grasp_outlasts_slips_of_the_pads_and_brief_touches_are_none() -> None
 def test_what_is_said_is_what_was_measured() -> None:
     steps = annotate(pick_and_place(), 12).steps
     assert steps[0].task == "put the alphabet soup in the basket"
-    assert steps[0].plan.startswith("reach the alphabet soup, grasp, lift, carry to the basket, place in the basket")
+    assert steps[0].plan.startswith(
+        "reach the alphabet soup, grasp it, lift it, carry it to the basket, place it in the basket"
+    )
     assert steps[0].subtask == "reach the alphabet soup"
     assert steps[0].move_reasoning.endswith("is 30 cm ahead and 25 cm below")
     assert steps[0].move == "move forward down"
     assert "close gripper" in steps[CLOSE].move
     assert steps[CLOSE].subtask == "grasp the alphabet soup"
+    assert steps[43].move_reasoning == "it begins to rise"
     assert steps[55].move_reasoning.startswith("it has risen 1")
     assert steps[70].subtask == "carry the alphabet soup to the basket"
-    assert steps[70].move_reasoning.endswith("is 20 cm left and 20 cm below")
+    assert steps[70].move_reasoning.endswith("20 cm left and 15 cm below"), (
+        "where it is let go, not the basket's middle"
+    )
     assert steps[70].move == "move left"
     assert "open gripper" in steps[RELEASE].move
     assert "has slid 8 cm" in annotate(drawer(), 12).steps[80].move_reasoning
+
+
+def dropped_and_grasped_again(at: float) -> SceneTrack:
+    """`pick_and_place`, but the thing is let go at `at` m to the left, and a second grasp brings it to the basket."""
+    first, second = pick_and_place(), pick_and_place()
+    one, two = first.position.copy(), second.position.copy()
+    one[:, 0, 1] *= at / 0.3
+    two[:40, 0] = one[-1, 0]
+    joined = {
+        name: np.concatenate([value, getattr(second, name)])
+        for name, value in vars(first).items()
+        if isinstance(value, np.ndarray)
+    }
+    joined |= {"position": np.concatenate([one, two]), "holds": (np.arange(250) >= 230)[:, None]}
+    return replace(first, **joined)
+
+
+def test_a_thing_that_slips_is_placed_again() -> None:
+    parts = segment(dropped_and_grasped_again(at=0.26))
+    once = ["reach", "grasp", "lift", "move", "place", "retract"]
+    assert [p.kind for p in parts] == once * 2
+    assert parts[5].stop - parts[5].start == 8
+    step = annotate(dropped_and_grasped_again(at=0.26), 12).steps[0]
+    assert step.plan.count("grasp it") == 1
+
+
+def test_what_is_let_go_far_from_its_target_is_set_aside() -> None:
+    track = dropped_and_grasped_again(at=0.1)
+    parts = segment(track)
+    assert [p.kind for p in parts][:6] == ["reach", "grasp", "lift", "set aside", "retract", "reach"]
+    steps = annotate(track, 12).steps
+    assert steps[80].subtask == "set the alphabet soup aside"
+    assert "cm" not in steps[80].move_reasoning, "it is not on its way to its place"
+
+
+def test_opening_the_fingers_is_explained_by_what_was_before() -> None:
+    def words(track: SceneTrack, step: int) -> str:
+        assert "open gripper" in annotate(track, 12).steps[step].move
+        return annotate(track, 12).steps[step].move_reasoning
+
+    track = pick_and_place()
+    assert words(track, RELEASE + 3) in ("it can be let go", "the fingers let it go")
+    track.gripper_command[10:20] = 1  # closed for nothing, and opened again
+    track.finger_opening[10:20] = 0.01
+    assert words(track, 20) in ("the grip has to be tried again", "it is not in the grip")
+    track = pick_and_place()
+    track.gripper_command[:10] = 1  # starts closed
+    track.finger_opening[:10] = 0.01
+    assert words(track, 10) in ("the fingers have to be open", "only open fingers can reach around it")
+
+
+def test_offsets_end_where_the_hand_grips_and_lets_go() -> None:
+    track = pick_and_place()
+    track.position[:, 0, 1] -= 0.05  # gripped by its rim
+    steps, parts = annotate(track, 12).steps, segment(track)
+    assert arrivals(parts, 125)[0] == CLOSE
+    assert steps[0].move_reasoning.endswith("is 30 cm ahead and 25 cm below")
+    assert steps[CLOSE - 1].move_reasoning == "the gripper is at it"
+    assert steps[RELEASE - 1].move_reasoning == "it is at its place"
+
+
+def test_the_instruction_tells_things_alike_apart() -> None:
+    sentence = "pick up the alphabet soup next to the milk and place it in the basket"
+    assert annotate(replace(pick_and_place(), instruction=sentence), 12).steps[0].task == sentence
 
 
 def test_sentences_stay_short() -> None:

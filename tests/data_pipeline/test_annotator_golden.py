@@ -1,0 +1,84 @@
+"""What the rules say of real demonstrations of all four suites: read by people, kept, renewed only by --renew-golden.
+
+golden/tracks.npz holds what the simulator knew of them (`python -m tests.helpers.tracks` makes it from demonstrations).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.contract import StepReasoning
+from data_pipeline.ecot_annotator import annotate
+from data_pipeline.scene import SceneTrack
+from data_pipeline.segments import segment
+from tests.helpers.tracks import load_tracks
+
+GOLDEN = Path(__file__).parent / "golden"
+HORIZON = 12
+OPPOSITES = (("left", "right"), ("ahead", "backward"), ("behind", "forward"), ("above", "down"), ("below", "up"))
+
+
+@cache
+def annotated() -> list[tuple[SceneTrack, tuple[StepReasoning, ...]]]:
+    return [(track, annotate(track, HORIZON).steps) for track in load_tracks(GOLDEN / "tracks.npz")]
+
+
+def steps() -> Iterator[StepReasoning]:
+    return (step for _, said in annotated() for step in said)
+
+
+def test_golden_texts(renew_golden: bool) -> None:
+    lines: list[str] = []
+    for track, said in annotated():
+        lines += [f"== {track.episode}: {track.instruction}", f"TASK {said[0].task}", f"PLAN {said[0].plan}"]
+        for part in segment(track):
+            for t in sorted({part.start, (part.start + part.stop) // 2}):
+                why, step = said[t].subtask_reasoning, said[t]
+                lines.append(f"{t:>4} {step.subtask} | because {why} | {step.move} | because {step.move_reasoning}")
+    path = GOLDEN / "texts.txt"
+    text = "\n".join(lines) + "\n"
+    if renew_golden:
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), "renew with --renew-golden and read the diff"
+
+
+def test_all_suites_and_kinds_of_goal_are_among_them() -> None:
+    tracks = [track for track, _ in annotated()]
+    assert {track.episode.subset.value for track in tracks} == {"spatial", "object", "goal", "long"}
+    assert {goal.predicate for track in tracks for goal in track.goals} == {"on", "in", "open", "close", "turnon"}
+    assert {part.kind for track in tracks for part in segment(track)} >= {"set aside", "push", "reach handle", "close"}
+
+
+def test_no_text_reads_badly() -> None:
+    bad = re.compile(r"\b0 (cm|degrees)|\b1 degrees|\bmove stop|(\b\w+\b) \2\b|  |[{}_]")
+    for step in steps():
+        for text in (step.task, step.plan, step.subtask_reasoning, step.subtask, step.move_reasoning, step.move):
+            assert text
+            assert not bad.search(text), text
+
+
+def test_reasons_and_moves_seldom_point_in_opposite_directions() -> None:
+    """They may: an offset is measured now and a move over the next 0.6 s, around what is in the way."""
+    pointing = [s for s in steps() if " cm " in s.move_reasoning and s.move.startswith("move")]
+    opposed = [
+        s
+        for s in pointing
+        for a, b in (*OPPOSITES, ("right", "left"))
+        if a in s.move_reasoning.split() and b in re.split(r"[ ,]+", s.move)
+    ]
+    assert len(opposed) < 0.05 * len(pointing), [(s.move_reasoning, s.move) for s in opposed[:5]]
+
+
+def test_few_moving_steps_are_called_stop() -> None:
+    moving = stopped = 0
+    for track, said in annotated():
+        end = np.minimum(np.arange(track.num_steps) + HORIZON, track.num_steps - 1)
+        far = np.linalg.norm(track.grip_position[end] - track.grip_position, axis=-1) > 0.02
+        moving += int(far.sum())
+        stopped += sum(step.move == "stop" for step, is_far in zip(said, far, strict=True) if is_far)
+    assert stopped < 0.1 * moving
