@@ -31,9 +31,9 @@ class Magnitude:
 
 
 MAGNITUDES: dict[int, Magnitude] = {
-    1: Magnitude(5.0, 0.5, 0.1, 0.4, 0.02, "other words for its verbs and prepositions"),
-    2: Magnitude(15.0, 1.0, 0.25, 0.8, 0.05, "other words, inside a longer, polite sentence"),
-    3: Magnitude(30.0, 1.5, 0.5, 1.2, 0.10, "another task's sentence, or none: a control"),
+    1: Magnitude(5.0, 0.5, 0.1, 0.4, 0.02, "other verbs and prepositions"),
+    2: Magnitude(15.0, 1.0, 0.25, 0.8, 0.05, "other words, within a longer, polite sentence"),
+    3: Magnitude(30.0, 1.5, 0.5, 1.2, 0.10, "the words of another task, or left out: a control"),
 }
 """By strength. Benchmarks that these stand beside:
 
@@ -76,6 +76,20 @@ class Perturbation:
     def folder(self) -> str:
         """As part of a folder's name: `camera2`."""
         return f"{self.kind.value}{self.strength}"
+
+    def describe(self) -> str:
+        """What it does, for people."""
+        size = self.magnitude
+        match self.kind:
+            case Kind.CAMERA:
+                return f"agentview turned by {size.camera_deg:g} degrees about what it looks at"
+            case Kind.LIGHT:
+                lamps = f"lamps moved by {size.light_shift_m:g} m"
+                return f"light up or down {size.light_stops:g} stops, tinted by up to {size.light_tint:.0%}, {lamps}"
+            case Kind.LAYOUT:
+                return f"objects and fixtures moved by {100 * size.layout_m:g} cm, less far where that does not fit"
+            case Kind.INSTRUCTION:
+                return f"the instruction in {size.wording}"
 
     @property
     def magnitude(self) -> Magnitude:

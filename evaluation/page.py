@@ -13,6 +13,7 @@ from configs.schema import STUDY, Subset
 from data_pipeline.html_page import document, head_row, notes, section, table
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
+from evaluation.robustness import HEAD, Robustness
 from evaluation.story import Decoding, Scene, Story
 from evaluation.table import AVERAGE, DASH, Cell, Comparison, Row, columns_of, heading, percent
 from evaluation.thoughts import parts
@@ -46,6 +47,7 @@ def render_page(story: Story) -> str:
         '<p class="lead">Success on LIBERO. Rows are phases and decoding modes, columns are suites.</p>',
         _results(story.rows),
         notes(story.notes),
+        _robustness(story.robustness),
         _comparisons(story.comparisons),
         _heat(story),
         _losses(story),
@@ -112,6 +114,17 @@ def _comparisons(comparisons: Sequence[Comparison]) -> str:
 def _points(c: Comparison) -> str:
     low, high = c.difference.interval.low, c.difference.interval.high
     return f"{100 * c.difference.value:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
+
+
+def _robustness(entries: Sequence[Robustness]) -> str:
+    if not entries:
+        return ""
+    rows = [[escape(cell) for cell in entry.cells()] for entry in entries]
+    body = "".join(
+        f"<tr><th>{label} {_mode(mode)}</th>" + "".join(f'<td class="nowrap">{cell}</td>' for cell in cells) + "</tr>"
+        for label, mode, *cells in rows
+    )
+    return section("Robustness: perturbed beside plain episodes", table(head_row(("", *HEAD[2:])), body))
 
 
 def _heat(story: Story) -> str:

@@ -18,6 +18,7 @@ from data_pipeline.whole_files import write_text
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
 from evaluation.records import VIDEOS, read_episodes, read_lines, read_summary
+from evaluation.robustness import HEAD, Robustness
 from evaluation.story import Story, tell
 from evaluation.table import AVERAGE, DASH, Comparison, Row, RunRecord, check_mergeable, columns_of, heading
 
@@ -87,6 +88,8 @@ def to_markdown(story: Story) -> str:
     """The table, what it stands on, and comparisons."""
     lines = [f"# {story.title}", "", *_markdown_table(story.rows), ""]
     lines += [f"- {note}" for note in story.notes]
+    if story.robustness:
+        lines += ["", "## Robustness: perturbed beside plain episodes", "", *_markdown_robustness(story.robustness)]
     lines += ["", "Adapters:", "", *(f"- `{slug}`: `{digest}`" for slug, digest in story.adapters), ""]
     if story.comparisons:
         lines += ["## Paired comparisons", "", *_markdown_comparisons(story.comparisons), ""]
@@ -134,6 +137,10 @@ def comparison_cells(c: Comparison) -> list[str]:
         f"{c.p_value:.3f}",
         f"{c.adjusted:.3f}",
     ]
+
+
+def _markdown_robustness(entries: Sequence[Robustness]) -> list[str]:
+    return [_markdown_line(HEAD), _markdown_line(["---"] * len(HEAD)), *(_markdown_line(e.cells()) for e in entries)]
 
 
 def _markdown_published() -> list[str]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from configs.perturbation import Perturbation
 from configs.schema import Mode, Subset
 from data_pipeline.contract import digest
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.records import film_name
+from evaluation.robustness import Robustness, robustness
 from evaluation.table import Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
 
 
@@ -71,6 +73,7 @@ class Story:
     heat: tuple[tuple[Row, dict[tuple[str, int], Cell]], ...]
     tasks: tuple[tuple[str, int, str], ...]  # subset, task number, task name
     comparisons: tuple[Comparison, ...]
+    robustness: tuple[Robustness, ...]
     decoding: tuple[Decoding, ...]
     curves: tuple[Curve, ...]
     scenes: tuple[Scene, ...]
@@ -90,21 +93,23 @@ class Story:
 
 
 def tell(records: Sequence[RunRecord], title: str) -> Story:
-    """Assemble; the records must be mergeable."""
-    rows = make_rows(records)
+    """Assemble; the records must be mergeable. Rows and curves are of the plain evaluations alone."""
+    plain = [record for record in records if not record.perturbation]
+    rows = make_rows(plain)
     return Story(
         title=title,
-        records=tuple(records),
+        records=tuple(plain),
         rows=tuple(rows),
-        heat=tuple((row, task_cells(records, row)) for row in rows),
-        tasks=_tasks(records),
-        comparisons=tuple(compare(records, rows)),
-        decoding=tuple(_decoding(records, row) for row in rows),
-        curves=tuple(_curve(record) for record in records if record.losses),
+        heat=tuple((row, task_cells(plain, row)) for row in rows),
+        tasks=_tasks(plain),
+        comparisons=tuple(compare(plain, rows)),
+        robustness=tuple(robustness(records)),
+        decoding=tuple(_decoding(plain, row) for row in rows),
+        curves=tuple(_curve(record) for record in plain if record.losses),
         scenes=_scenes(records),
         notes=_notes(records),
         adapters=tuple((r.slug, r.summary["adapter"]) for r in records),
-        fingerprint=dict(records[0].summary["fingerprint"]) if records else {},
+        fingerprint=records[0].environment if records else {},
     )
 
 
@@ -150,7 +155,8 @@ def _scenes(records: Sequence[RunRecord]) -> tuple[Scene, ...]:
         for episode in record.episodes:
             name = film_name(episode.key)
             if name in filmed:
-                clip = Clip(record.label, episode.key.mode, f"videos/{record.slug}/{name}", episode)
+                label = record.label + (f", {record.perturbation}" if record.perturbation else "")
+                clip = Clip(label, episode.key.mode, f"videos/{record.slug}/{name}", episode)
                 groups.setdefault((record.subset.value, episode.key.task_id, episode.key.init_state), []).append(clip)
     scenes = [
         Scene(subset, clips[0].episode.instruction, init_state, tuple(clips))
@@ -176,7 +182,7 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         "Cells: successes/episodes · success rate [Wilson 95 % interval]. A dash is a cell that was not run.",
         f"Protocol {protocol['name']}: {protocol['settle_steps']} settling steps, at most {steps} environment steps, "
         f"{protocol['execute']} executed per query, success {success}{kept}.",
-        f"Environment fingerprint {digest(summary['fingerprint'])}: {_short(summary['fingerprint'])}.",
+        f"Environment fingerprint {digest(records[0].environment)}: {_short(records[0].environment)}.",
         f"Base model {summary['card'].get('base', 'none')}; evaluation seed {', '.join(map(str, seeds))}.",
     ]
     if phases:
@@ -187,6 +193,10 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         )
     own = {r.label: r.summary["protocol"]["execute"] for r in records if r.is_control}
     notes += [f"{label}: {n} executed per query." for label, n in own.items() if n != protocol["execute"]]
+    notes += [
+        f"Under {perturbation}: {Perturbation.parse(perturbation).describe()}; paired with the plain episodes."
+        for perturbation in sorted({r.perturbation for r in records if r.perturbation})
+    ]
     errors = sum(e.outcome is Outcome.ERROR for r in records for e in r.episodes)
     if errors:
         notes.append(f"Episodes ended by a simulator error: {errors}; no failures of a policy, not counted.")

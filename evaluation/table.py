@@ -13,6 +13,7 @@ from typing import Any
 from configs.schema import STUDY, ConfigError, Mode, Subset
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.identity import difference
+from evaluation.messages import PERTURBATION
 from evaluation.statistics import (
     Difference,
     Interval,
@@ -32,7 +33,7 @@ DASH = "–"
 class RunRecord:
     """One adapter's evaluation and training, as read from files."""
 
-    slug: str  # phase/subset
+    slug: str  # phase/subset, of a perturbed evaluation phase/subset@camera2
     subset: Subset
     summary: Mapping[str, Any]
     episodes: tuple[EpisodeResult, ...]
@@ -52,6 +53,16 @@ class RunRecord:
     def variant(self) -> str:
         """What tells a variant of a phase apart: `prob0.3`, `seed1`; "" for the phase itself."""
         return variant_of(self.phase)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The fingerprint but for the perturbation: what records of one report have in common."""
+        return {name: value for name, value in self.summary["fingerprint"].items() if name != PERTURBATION}
+
+    @property
+    def perturbation(self) -> str:
+        """`camera:2`; "" of plain episodes, which alone are in the table's cells."""
+        return self.summary["fingerprint"].get(PERTURBATION, "")
 
     @property
     def label(self) -> str:
@@ -153,7 +164,7 @@ def _conditions(record: RunRecord) -> dict[str, Any]:
     protocol, card = record.summary["protocol"], record.summary["card"]
     # The step limit is the suite's own, so it differs between columns by design.
     shared = {name: value for name, value in protocol.items() if name not in ("max_steps", "execute")}
-    conditions = {"protocol": shared, "environment fingerprint": record.summary["fingerprint"]}
+    conditions = {"protocol": shared, "environment fingerprint": record.environment}
     if record.is_control:
         return conditions
     return {**conditions, "steps per query": protocol["execute"], "base model": card["base"]}

@@ -81,7 +81,7 @@ def _study(runs: Sequence[Run], places: Places, workers: int, said: tuple[str, .
     for run in runs:
         train = train_node(run, places, workers)
         evaluate = evaluate_node(run, train, train.inputs.get("base"))
-        results.append(Result(run.slug, evaluate, train))
+        results.append(Result(evaluate.spec.slug, evaluate, train))
         group = table_group(title, evaluate)
         views += [train_view(places, train), evaluate_view(places, evaluate, group)]
     for run in {run.subset: run for run in runs if Mode.NO_THINK in run.config.eval.modes}.values():

@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from configs.perturbation import Kind
 from configs.schema import STUDY, AnnotatorConfig, ConfigError, Control, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256
 """What `regenerate_libero` draws, whatever the preset says."""
+
+_PERTURB = f"{', '.join(Kind)}, with a strength 1, 2 or 3 (camera:3; 2 if left out); paired with the plain episodes"
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,6 +75,7 @@ def _run_flags(parser: Parser) -> None:
     _optimisation_flags(parser)
     parser.flag("num_trials", help="episodes per task")
     parser.flag("mode", choices=("no_think", "think", "both"))
+    parser.flag("perturb", help=_PERTURB)
     _skip_bad_flag(parser)
     _llm_flags(parser)
     _places_flags(parser)
@@ -141,6 +145,7 @@ def _evaluate_flags(parser: Parser) -> None:
     parser.flag("tasks", help="some of the subset's tasks, e.g. 0,3 or 0-34,38; a row of their own in the table")
     parser.flag("num_trials", help="episodes per task; the i-th begins in the i-th official initial state")
     parser.flag("mode", choices=("no_think", "think", "both"))
+    parser.flag("perturb", help=_PERTURB)
     parser.flag("protocol", choices=("standard", "nora"))
     parser.flag("execute", help="steps executed of each chunk before the next query, at most the adapter's horizon")
     _places_flags(parser)

@@ -37,8 +37,8 @@ STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
 
 
 GROUP_MARK = " #"
-_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows")
-"""Settings of an evaluation that do not keep its rows out of another's table."""
+_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows", "perturb")
+"""Settings of an evaluation that do not keep its rows out of another's table (perturbed ones have their own there)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,12 @@ class Run:
             trainer=config.trainer,
             execute=config.action.execute,
         )
+
+    @property
+    def perturbed(self) -> str:
+        """What keeps its perturbed evaluations beside the plain one: `@camera2`; "" for the plain one."""
+        perturbation = self.config.eval.perturbation
+        return f"@{perturbation.folder}" if perturbation else ""
 
 
 @dataclass(frozen=True)
@@ -237,20 +243,22 @@ def evaluate_node(run: Run, adapter: StageNode, base: StageNode | None) -> Stage
     inputs = {"adapter": adapter}
     if base is not None:
         inputs["base"] = base
-    return make_node("evaluate", run.slug, run.rollouts(modes), inputs)
+    return make_node("evaluate", run.slug + run.perturbed, run.rollouts(modes), inputs)
 
 
 def replay_node(run: Run, places: Places, workers: int = 1) -> StageNode:
     """The blind control of one subset, a row of every table: the mean demonstration, replayed."""
     data = Data(run.config, run.sources, places, workers)
     inputs = {"regenerate": data.regenerate(run.subset), "split": data.split(run.subset)}
-    return make_node("replay", run.slug_of(Control.REPLAY.value), run.rollouts((Mode.NO_THINK,)), inputs)
+    return make_node(
+        "replay", run.slug_of(Control.REPLAY.value) + run.perturbed, run.rollouts((Mode.NO_THINK,)), inputs
+    )
 
 
 def control_node(run: Run, control: Control) -> StageNode:
     """A control that needs no data."""
     slice_ = ControlSlice(**vars(run.rollouts((Mode.NO_THINK,))), control=control)
-    return make_node("control", run.slug_of(control.value), slice_, {})
+    return make_node("control", run.slug_of(control.value) + run.perturbed, slice_, {})
 
 
 @dataclass(frozen=True)
@@ -307,7 +315,7 @@ def train_view(places: Places, node: StageNode) -> View:
 
 
 def evaluate_view(places: Places, node: StageNode, group: str) -> View:
-    """outputs/eval_results/<phase>/<subset>/."""
+    """outputs/eval_results/<phase>/<subset>/, of a perturbed one <phase>/<subset>@camera2/."""
     return View(node, places.results / node.spec.slug, group=group)
 
 

@@ -38,6 +38,7 @@ FLAG_KEYS = {
     "num_trials": "eval.num_trials",
     "protocol": "eval.protocol",
     "execute": "action.execute",
+    "perturb": "eval.perturb",
     "episodes_per_task": "data.demos_per_task",
     "image_resolution": "env.resolution",
     "skip_bad": "data.skip_bad",

@@ -93,7 +93,7 @@ def with_report(study: Study, store: Store, results: Sequence[Result]) -> Study:
         return study
     wanted = {result.slug for result in (*results, *study.results)}  # one that failed now is no earlier run's row
     earlier = published_results(store, study.group, wanted)
-    rows = sorted([*results, *earlier], key=lambda result: _table_place(result.slug, study.phase_order))
+    rows = sorted([*results, *earlier], key=lambda result: table_place(result.slug, study.phase_order))
     report = report_node(rows, study.title, study.preset)
     view = report_view(study.places, report, study.group)
     return replace(study, targets=(*study.targets, report), views=(*study.views, view))
@@ -117,13 +117,14 @@ def published_results(store: Store, group: str, without: Collection[str] = ()) -
     return found
 
 
-def _table_place(slug: str, phase_order: Sequence[str]) -> tuple[int, str, int]:
-    """Rows in the order of the phases, variants after the phase itself, subsets as LIBERO lists them."""
-    row, _, subset = slug.partition("/")
+def table_place(slug: str, phase_order: Sequence[str]) -> tuple[int, str, int, str]:
+    """Rows in the order of the phases, variants after the phase itself, subsets as LIBERO lists them, plain first."""
+    row, _, evaluated = slug.partition("/")
+    subset, _, perturbed = evaluated.partition("@")
     phase = row.partition("@")[0]
     subsets = [s.value for s in Subset]
     known = phase_order.index(phase) if phase in phase_order else len(phase_order)
-    return known, row, subsets.index(subset) if subset in subsets else len(subsets)
+    return known, row, subsets.index(subset) if subset in subsets else len(subsets), perturbed
 
 
 def _select(study: Study, choice: Choice) -> tuple[list[StageNode], list[View]]:
