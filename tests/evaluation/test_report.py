@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from evaluation.episodes import NOTHING_DONE, EpisodeKey, EpisodeResult, Outcome
 from evaluation.identity import Identity
 from evaluation.ledger import Finished
 from evaluation.records import film_name, summarise, write_records
-from evaluation.report import read_record, run_report
+from evaluation.report import read_record, run_report, to_markdown
 from evaluation.story import tell
 from evaluation.thoughts import parts
 
 PHASES = (("plain", "LoRA_B (Baseline)"), ("words", "LoRA_T (Text CoT)"), ("flow", "LoRA_TF (Text+Flow CoT)"))
 SUBSETS = ("spatial", "object", "goal", "long")
 NASTY = 'TASK: <script>alert(1)</script> & MOVE: "left" </p><img src=x onerror=alert(1)>'
-LIMITS = {"spatial": 220, "object": 280, "goal": 300, "long": 520}
+LIMITS = {"spatial": 220, "object": 280, "goal": 300, "long": 520, "90": 400}
 
 
 def write_run(
@@ -40,6 +41,7 @@ def write_run(
     settle_steps: int = 10,
     base: str = "tiny:abc",
     control: bool = False,
+    execute: int = 4,
 ) -> None:
     rng = np.random.default_rng([ord(c) for c in phase + subset])
     folder = root / "evaluate" / phase / subset
@@ -49,7 +51,7 @@ def write_run(
         if control
         else {"base": base, "phase": {"name": phase, "label": label, "segments": []}}
     )
-    protocol = Protocol("standard", settle_steps, LIMITS[subset], 4, True, 4, 280)
+    protocol = Protocol("standard", settle_steps, LIMITS[subset], execute, True, 4, 280)
     identity = Identity(
         subset, f"{phase}-{subset}-digest", card.get("base", ""), protocol, {"look": look, "mujoco": "3.3.2"}
     )
@@ -284,3 +286,33 @@ def test_a_thought_is_cut_at_its_tags_and_flow_codes_are_counted() -> None:
     ]
     assert parts("MASK: no tag") == [("", "MASK: no tag")]
     assert parts("") == []
+
+
+def test_a_control_may_have_its_own_steps_per_query_which_is_printed_and_a_phase_may_not(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", "Plain", "object", think=False)
+    slugs = ("other/object", "plain/object")
+    made = StageContext(tmp_path / "w", {f"evaluate/{slug}": tmp_path / "evaluate" / slug for slug in slugs})
+    made.work.mkdir()
+    write_run(tmp_path, "other", "Expert", "object", think=False, control=True, execute=1)
+    run_report(ReportSlice(slugs, "t", "tiny"), made)
+    text = (made.work / "results.md").read_text()
+    assert "4 executed per query, success" in text
+    assert "Expert: 1 executed per query." in text
+    shutil.rmtree(tmp_path / "evaluate/other")
+    shutil.rmtree(tmp_path / "train/other")
+    write_run(tmp_path, "other", "Other", "object", think=False, execute=1)
+    with pytest.raises(ConfigError, match=r"steps per query differs \(1 and 4\)"):
+        run_report(ReportSlice(slugs, "t", "tiny"), made)
+
+
+def test_libero_90_is_a_column_where_it_was_run_and_no_part_of_the_average(full: Path) -> None:
+    inputs = context(full, full / "a").inputs
+    records = [read_record(slug, inputs) for slug in runs(full)]
+    assert "LIBERO-90" not in to_markdown(tell(records, ""))
+    write_run(full / "b", "plain", "Plain", "90", think=False)
+    with_90 = [*records, read_record("plain/90", {"evaluate/plain/90": full / "b/evaluate/plain/90"})]
+    before, after = (tell(found, "").rows[0] for found in (records, with_90))
+    assert before.cells["average"] == after.cells["average"]
+    assert after.cells["90"].trials == 6
+    head = next(line for line in to_markdown(tell(with_90, "")).splitlines() if line.startswith("|  | mode"))
+    assert head.split(" | ")[2:] == ["Spatial", "Object", "Goal", "Long", "LIBERO-90", "Average |"]
