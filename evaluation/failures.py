@@ -19,7 +19,7 @@ are not counted. An action that was not finite is the policy's fault, whatever c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -151,3 +151,20 @@ def _wrong(others: Sequence[Mapping[str, Any]], grasped: int | None, *, touched:
     taken = [o["grasped"] for o in others if o["grasped"] is not None]
     moved = any(o["touched"] is not None and o["moved"] is not None for o in others)
     return any(grasped is None or step < grasped for step in taken) or (moved and not touched)
+
+
+# ------------------------------------------------------------------ many episodes
+
+
+def tally(results: Iterable[EpisodeResult]) -> dict[Category, int]:
+    """How many episodes ended in each category, in their order; categories without any are left out."""
+    found = [judge(result).category for result in results]
+    return {category: found.count(category) for category in Category if category in found}
+
+
+def moves(before: Iterable[EpisodeResult], after: Iterable[EpisodeResult]) -> dict[tuple[Category, Category], int]:
+    """How the episodes that both have (task, initial state, seed, mode) ended, pair by pair, simulator errors apart."""
+    earlier, later = ({r.key: judge(r).category for r in results} for results in (before, after))
+    pairs = [(earlier[key], later[key]) for key in sorted(earlier.keys() & later.keys())]
+    counted = [pair for pair in pairs if Category.ERROR not in pair]
+    return {(a, b): counted.count((a, b)) for a in Category for b in Category if (a, b) in counted}

@@ -11,6 +11,7 @@ from html import escape
 
 from configs.schema import STUDY, Subset
 from data_pipeline.html_page import document, head_row, notes, section, table
+from evaluation import endings
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.robustness import HEAD, Robustness
@@ -50,13 +51,14 @@ def render_page(story: Story) -> str:
         _robustness(story.robustness),
         _comparisons(story.comparisons),
         _heat(story),
+        endings.endings_section(story.endings),
         _losses(story),
         _decoding(story.decoding),
         _rollouts(story.scenes),
         _published(),
         _provenance(story),
     )
-    return document(story.title, sections, _STYLE)
+    return document(story.title, sections, _STYLE + endings.STYLE)
 
 
 def _results(rows: Sequence[Row]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from configs.perturbation import Perturbation
 from configs.schema import Mode, Subset
 from data_pipeline.contract import digest
+from evaluation.endings import Ending, endings
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.records import film_name
 from evaluation.robustness import Robustness, robustness
@@ -74,6 +75,7 @@ class Story:
     tasks: tuple[tuple[str, int, str], ...]  # subset, task number, task name
     comparisons: tuple[Comparison, ...]
     robustness: tuple[Robustness, ...]
+    endings: tuple[Ending, ...]
     decoding: tuple[Decoding, ...]
     curves: tuple[Curve, ...]
     scenes: tuple[Scene, ...]
@@ -104,6 +106,7 @@ def tell(records: Sequence[RunRecord], title: str) -> Story:
         tasks=_tasks(plain),
         comparisons=tuple(compare(plain, rows)),
         robustness=tuple(robustness(records)),
+        endings=endings(plain, rows),
         decoding=tuple(_decoding(plain, row) for row in rows),
         curves=tuple(_curve(record) for record in plain if record.losses),
         scenes=_scenes(records),

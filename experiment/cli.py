@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "one adapter of one phase",
     "evaluate": "rollouts of a trained adapter",
     "make_report": "the table, again, from the stored results",
+    "failures": "why episodes of an evaluation failed: how far each came",
     "inspect": "a page and a contact sheet of the demonstrations, to look at before training",
     "download": "where the official data and assets come from; --use-hub fetches them",
     "doctor": "what this machine has and lacks",
@@ -65,6 +66,10 @@ def _dispatch(command: str, argv: list[str], phase: str, api_key: str) -> int:
         from experiment import download
 
         return download.main(argv)
+    if command == "failures":
+        from experiment import failures
+
+        return failures.main(argv)
     from experiment import commands
 
     clean, given = secret.strip(argv)
