@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def find_runs(path: Path) -> list[Path]:
     """The evaluation in a folder, or all below it. Raises ConfigError where there is none."""
-    from evaluation.libero_eval import SUMMARY
+    from evaluation.records import SUMMARY
 
     path = path.expanduser()
     if (path / SUMMARY).is_file():
@@ -91,11 +91,13 @@ def _parts(folder: Path, mode: str | None) -> list[_Part]:
 
 
 def _pairs(parts: Sequence[_Part], *, chosen: bool) -> list[tuple[_Part, _Part]]:
-    """Each run with the next of its subset and mode; of a whole folder's runs, the controls are left out."""
-    families: dict[tuple[str, str], list[_Part]] = {}
+    """Each run with the next of its subset and mode; of a whole folder's runs those of phases, equally perturbed."""
+    families: dict[tuple[str, ...], list[_Part]] = {}
     for part in parts:
-        if chosen or "segments" in part.record.summary["card"].get("phase", {}):
-            families.setdefault((part.record.subset.value, part.mode), []).append(part)
+        record = part.record
+        if chosen or not record.is_control:
+            family = (record.subset.value, part.mode, "" if chosen else record.perturbation)
+            families.setdefault(family, []).append(part)
     return [pair for family in families.values() for pair in pairwise(family)]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from configs.schema import Subset
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import EpisodeResult, Protocol, to_row
-from evaluation.libero_eval import EPISODES, SUMMARY, summarise
+from evaluation.identity import identity_of
+from evaluation.records import EPISODES, SUMMARY, summarise
 
 
 def write_evaluation(
@@ -36,4 +37,5 @@ def write_evaluation(
         "videos": [],
     }
     (folder / SUMMARY).write_text(json.dumps(summary))
-    (folder / EPISODES).write_text("".join(json.dumps(to_row(r)) + "\n" for r in results))
+    columns = identity_of(summary).columns
+    (folder / EPISODES).write_text("".join(json.dumps(to_row(r) | columns) + "\n" for r in results))
