@@ -25,6 +25,7 @@ from evaluation.libero_eval import Subject
 from evaluation.policy_api import Decision, Observation
 from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
+from training.warm_base import WARM_BASE
 
 CHECKPOINT = "checkpoint-final"
 BASE = "base"
@@ -153,7 +154,7 @@ def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Sub
     checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
     device = _device(config.trainer.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    loaded = load_adapter(checkpoint, base / BASE if base is not None else None, device, dtype)
+    loaded = load_adapter(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
     _check_fit(config, loaded)
     batching = Batching(config.eval.batch_rows, config.eval.deterministic, config.eval.max_new_tokens)
     card = canonical(loaded.card, key_only=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.card import AdapterCard, load_card, save_card
 from training.layout import Layout, Vocabulary
 from training.tiny_backbone import add_numbered_tokens, visual_tokens
+from training.warm_base import BaseKey, WarmBase
 
 TINY = "tiny"
 
@@ -200,7 +202,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """An adapter on its base, ready to decode. `model` is the plain Qwen model with the adapter merged in."""
+    """An adapter on its base, ready to decode. `model` is the plain Qwen model with the adapter merged in.
+
+    Loaded through a WarmBase, it is good until the next load through the same one, which takes its model.
+    """
 
     model: Qwen2_5_VLForConditionalGeneration
     tokenizer: Any  # transformers' fast tokenizer
@@ -210,12 +215,16 @@ class LoadedPolicy:
     layout: Layout
 
 
-def load_adapter(checkpoint: Path, base: Path | str | None, device: str, dtype: torch.dtype) -> LoadedPolicy:
+def load_adapter(
+    checkpoint: Path, base: Path | str | None, device: str, dtype: torch.dtype, warm: WarmBase | None = None
+) -> LoadedPolicy:
     """Load a checkpoint folder on its base.
 
-    base: the base model's folder or hub id; None: the hub id on the card. Raises ConfigError where base or action
-    tokenizer are not those the adapter was trained with, EnvironmentProblem where something is missing.
+    base: the base model's folder or hub id; None: the hub id on the card. warm: keeps the base in memory for the next
+    adapter. Raises ConfigError where base or action tokenizer are not those the adapter was trained with,
+    EnvironmentProblem where something is missing.
     """
+    warm = warm or WarmBase()
     card = load_card(checkpoint)
     actions = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE)
     check(
@@ -225,18 +234,28 @@ def load_adapter(checkpoint: Path, base: Path | str | None, device: str, dtype: 
     )
     folder = _find_base(card, base)
     _check_base(card, folder, checkpoint)
-    model, _ = load_base(folder.path, dtype)
+    key = BaseKey(folder.digest, device, dtype)
+    loaded = warm.take(key, TARGETS, lambda: _on_device(load_base(folder.path, dtype)[0], device))
     tokenizer = load_tokenizer(checkpoint)
-    fit_embedding(model, len(tokenizer), seed=0)  # its new rows come from the adapter
-    merged = PeftModel.from_pretrained(model, str(checkpoint)).merge_and_unload()
+    fit_embedding(loaded.model, len(tokenizer), seed=0)  # its new rows come from the adapter
+    adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
+    names: Any = adapted.base_model.targeted_module_names
+    foreign = [name for name in names if not re.fullmatch(TARGETS, name)]
+    check(not foreign, f"{checkpoint} adapts {foreign[:1]}; allowed: {TARGETS}. It is no adapter of this project")
+    merged = adapted.merge_and_unload().eval()
+    warm.put_back(loaded)
     return LoadedPolicy(
-        merged.to(device).eval(),
+        merged,
         tokenizer,
         actions,
         ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics),
         card,
         make_layout(card.phase, tokenizer, actions, card.num_flow_codes, card.image_size, card.system_prompt),
     )
+
+
+def _on_device(model: Any, device: str) -> Any:
+    return model.to(device)
 
 
 def make_layout(

@@ -45,6 +45,7 @@ from training.lora_model import (
 )
 from training.loss import role_shares, token_losses, weighted_sum
 from training.train_inputs import find_actions, load_data, num_flow_codes
+from training.warm_base import WARM_BASE
 
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FOLDER = "checkpoint-final"
@@ -241,6 +242,7 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     accelerator = make_accelerator(config.trainer, config.mixed_precision)
     half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     frozen = torch.bfloat16 if half else torch.float32
+    WARM_BASE.release()  # an evaluation's, if this process had one: training needs the memory
     model, tokenizer = load_base(base.path, frozen)
     new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
     adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
