@@ -21,6 +21,20 @@ RESOLUTION = 256  # pixels, square: both scripts ask for it
 NO_OP = np.array([0.0] * 6 + [-1.0])
 
 
+class _NoTracker:
+    """A `Tracker` of `evaluation.sim_worker` that sees nothing."""
+
+    def begin(self) -> None:
+        """Nothing."""
+
+    def update(self) -> None:
+        """Nothing."""
+
+    def record(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
 class ReferenceEnv:
     """An `Env` of `evaluation.sim_worker`. Of the settings only the assets count."""
 
@@ -72,6 +86,10 @@ class ReferenceEnv:
     def fingerprint(self) -> dict[str, Any]:
         """Nothing is recorded of it."""
         return {}
+
+    def tracker(self) -> _NoTracker:
+        """The reference evaluators note nothing but success."""
+        return _NoTracker()
 
     def close(self) -> None:
         """Free the GL context."""
