@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from benchmarks.reference_env import FACTORY, RESOLUTION
 from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
 from configs.slices import EvaluateSlice
 from evaluation.episodes import EpisodeKey, EpisodeResult, Protocol, make_protocol
+from evaluation.identity import Identity
 from evaluation.ledger import Ledger
 from evaluation.policy_api import Decision, Observation, Policy
 from evaluation.rollout import Engine
@@ -63,12 +63,15 @@ class Setting:
     deterministic: bool = True
 
 
-def run(engine: Engine, trials: int, task: int) -> tuple[float, list[EpisodeResult]]:
+def run(
+    pool: SimulatorPool, policy: Policy, identity: Identity, task: int, trials: int, rows: int
+) -> tuple[float, list[EpisodeResult]]:
     """Wall seconds and results of `trials` episodes of one task."""
-    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite", "bench") as ledger:
+    keys = [EpisodeKey(task, trial, 0, Mode.NO_THINK.value) for trial in range(trials)]
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite", identity) as ledger:
         began = time.perf_counter()
-        replace(engine, ledger=ledger).run([EpisodeKey(task, trial, 0, Mode.NO_THINK.value) for trial in range(trials)])
-        return time.perf_counter() - began, ledger.results()
+        Engine(Subset(identity.subset), identity.protocol, pool, policy, ledger, rows).run(keys)
+        return time.perf_counter() - began, [finished.result for finished in ledger.finished()]
 
 
 def measure(setting: Setting, policy: Policy, protocol: Protocol, trials: int) -> dict[str, Any]:
@@ -76,11 +79,11 @@ def measure(setting: Setting, policy: Policy, protocol: Protocol, trials: int) -
     with SimulatorPool(setting.workers, setting.env, setting.factory, slots=setting.slots) as pool:
         wall_s, cpu_s, results = 0.0, np.zeros(2), list[EpisodeResult]()
         for subset, task in TASKS:
-            ledger: Any = None  # `run` puts one in
-            engine = Engine(subset, protocol, pool, policy, ledger, setting.rows)
-            run(replace(engine, protocol=replace(protocol, max_steps=EXECUTE)), setting.workers * setting.slots, task)
+            identity = Identity(subset.value, "bench", "", protocol, pool.describe(subset, task).fingerprint)
+            short = replace(identity, protocol=replace(protocol, max_steps=EXECUTE))
+            run(pool, policy, short, task, setting.workers * setting.slots, setting.rows)
             before = cpu_seconds(pool)
-            seconds, found = run(engine, trials, task)
+            seconds, found = run(pool, policy, identity, task, trials, setting.rows)
             wall_s, cpu_s, results = wall_s + seconds, cpu_s + cpu_seconds(pool) - before, [*results, *found]
         memory = [pss_mb(worker.process.pid) for worker in pool.workers]
     assert all(result.steps == protocol.max_steps for result in results), [r.reason for r in results]
@@ -90,11 +93,9 @@ def measure(setting: Setting, policy: Policy, protocol: Protocol, trials: int) -
 
 def figures(setting: Setting, wall_s: float, results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """Rates and shares. Shares are of the wall time: of one process, or of the workers together."""
-    spent = Counter[str]()
-    for result in results:
-        spent.update(result.timing)  # pyright: ignore[reportArgumentType] - a Counter adds floats too
-    workers_s = setting.workers * wall_s
-    busy = {kind: spent[f"{kind}_s"] / workers_s for kind in ("reset", "physics", "render")}
+    kinds = ("reset", "physics", "render", "policy")
+    spent = {kind: sum(float(result.timing[f"{kind}_s"]) for result in results) for kind in kinds}
+    busy = {kind: spent[kind] / (setting.workers * wall_s) for kind in kinds[:3]}
     queries = sum(result.queries for result in results)
     return {
         "episodes_per_minute": round(60 * len(results) / wall_s, 2),
@@ -103,13 +104,13 @@ def figures(setting: Setting, wall_s: float, results: Sequence[EpisodeResult]) -
         "queries": queries,
         "tokens_per_query": round(sum(result.tokens for result in results) / queries, 2),
         "ms": {
-            "physics_per_step": round(1e3 * spent["physics_s"] / sum(r.steps for r in results), 2),
-            "render_per_query": round(1e3 * spent["render_s"] / queries, 2),
-            "policy_per_query": round(1e3 * spent["policy_s"] / queries, 2),
-            "reset_per_episode": round(1e3 * spent["reset_s"] / len(results), 2),
+            "physics_per_step": round(1e3 * spent["physics"] / sum(r.steps for r in results), 2),
+            "render_per_query": round(1e3 * spent["render"] / queries, 2),
+            "policy_per_query": round(1e3 * spent["policy"] / queries, 2),
+            "reset_per_episode": round(1e3 * spent["reset"] / len(results), 2),
         },
         "share_of_workers": {k: round(v, 3) for k, v in {**busy, "waiting": 1 - sum(busy.values())}.items()},
-        "policy_share_of_driver": round(spent["policy_s"] / wall_s, 3),
+        "policy_share_of_driver": round(spent["policy"] / wall_s, 3),
     }
 
 
@@ -135,7 +136,7 @@ def write_model(folder: Path) -> None:
     from tests.helpers.tiny_adapter import BASELINE, write_tiny_adapter
 
     model = compose(find_phase("baseline"), ["preset=tiny"]).model
-    write_tiny_adapter(folder, BASELINE, model, TASKS[0][0], execute=EXECUTE)
+    write_tiny_adapter(folder, BASELINE, model, TASKS[0][0])
 
 
 def cpu_seconds(pool: SimulatorPool) -> np.ndarray:

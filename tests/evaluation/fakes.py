@@ -2,7 +2,8 @@
 
 The world is one number: it starts at a value drawn from (task, init state, seed) and each step adds the first
 component of the action. The goal is to bring it near zero. Faults are asked for through the environment variable
-FAKE_FAULTS: a JSON object "task/init_state" -> {"kind": "segfault" | "hang", "attempts": n, "log": path}.
+FAKE_FAULTS: a JSON object "task/init_state" -> {"kind": kind, "attempts": n, "log": path}, where kind is segfault,
+sigkill or hang (at the reset), no_gl (at the first picture) or unstable (at the third step).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema import EnvConfig, Subset
-from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.contract import EnvironmentProblem, SimulationUnstableError
 from evaluation.policy_api import Decision, Observation
 
 FACTORY = "tests.evaluation.fakes:FakeEnv"
 UNDRAWN = "tests.evaluation.fakes:UndrawnEnv"
 NO_GL = "tests.evaluation.fakes:NoGlEnv"
 OF_TWO_KINDS = "tests.evaluation.fakes:EachItsOwnEnv"
+ENV = EnvConfig(assets="builtin", resolution=64)
 DIES_AT_IMPORT = "tests.evaluation.fakes:not_there"
 
 
@@ -32,9 +34,10 @@ class FakeEnv:
         self.task_name, self.instruction = f"task_{task_id}", f"do task {task_id}"
         self._task, self._config = task_id, config
         self._value, self._init = 0.0, 0
+        self._steps, self._fault = 0, ""
 
     def reset(self, seed: int, init_state: int) -> None:
-        self._init = init_state
+        self._init, self._steps = init_state, 0
         self._value = float(np.random.default_rng((self._task, init_state, seed)).uniform(0.2, 3.0))
         self._maybe_break()
 
@@ -44,12 +47,17 @@ class FakeEnv:
     def step(self, action: np.ndarray) -> bool:
         time.sleep(float(os.environ.get("FAKE_STEP_S", "0")))
         self._value += float(action[0])
+        self._steps += 1
+        if self._fault == "unstable" and self._steps == 3:
+            raise SimulationUnstableError("the arm left the building")
         return self.success()
 
     def success(self) -> bool:
         return abs(self._value) < 0.05
 
     def render(self, camera: str) -> np.ndarray:
+        if self._fault == "no_gl":
+            raise RuntimeError("GL_INVALID_FRAMEBUFFER")
         size = self._config.resolution
         image = np.zeros((size, size, 3), np.uint8)
         image[..., 0] = np.clip(128 + self._value * 40, 0, 255)
@@ -66,6 +74,7 @@ class FakeEnv:
         pass
 
     def _maybe_break(self) -> None:
+        self._fault = ""
         fault = json.loads(os.environ.get("FAKE_FAULTS", "{}")).get(f"{self._task}/{self._init}")
         if fault is None:
             return
@@ -74,9 +83,15 @@ class FakeEnv:
         with log.open("a") as stream:
             stream.write("x")
         if log.stat().st_size <= fault["attempts"]:
-            if fault["kind"] == "segfault":
-                os.kill(os.getpid(), signal.SIGSEGV)
-            time.sleep(600)
+            match fault["kind"]:
+                case "segfault":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                case "sigkill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "hang":
+                    time.sleep(600)
+                case later:
+                    self._fault = later
 
 
 class FakeTracker:
