@@ -173,7 +173,9 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
     if not records:
         return ()
     phases = [r for r in records if not r.is_control]
-    summary = (phases or records)[0].summary
+    summary = max(
+        phases or records, key=lambda r: r.summary["protocol"]["execute"]
+    ).summary  # the expert has its own: 1
     limits = {r.subset.value: r.summary["protocol"]["max_steps"] for r in records}
     steps = ", ".join(f"{limits[s.value]} {s.value}" for s in Subset if s.value in limits)
     thinking = any(e.key.mode == Mode.THINK.value for r in records for e in r.episodes)
