@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "rollouts of a trained adapter",
     "make_report": "the table, again, from the stored results",
     "failures": "why episodes of an evaluation failed: how far each came",
+    "film": "any evaluated episode as a film, from its records",
     "inspect": "a page and a contact sheet of the demonstrations, to look at before training",
     "download": "where the official data and assets come from; --use-hub fetches them",
     "doctor": "what this machine has and lacks",
@@ -70,6 +71,10 @@ def _dispatch(command: str, argv: list[str], phase: str, api_key: str) -> int:
         from experiment import failures
 
         return failures.main(argv)
+    if command == "film":
+        from experiment import filming
+
+        return filming.main(argv)
     from experiment import commands
 
     clean, given = secret.strip(argv)

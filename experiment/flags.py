@@ -58,6 +58,10 @@ def _skip_bad_flag(parser: Parser) -> None:
     parser.flag("skip-bad", action="store_const", const="true", help=text)
 
 
+def _retry_flag(parser: Parser) -> None:
+    parser.flag("retry-errors", action="store_true", help="run episodes again that ended in an error of the simulator")
+
+
 def _subset_flag(parser: Parser) -> None:
     parser.flag("subset", help="spatial, object, goal, long (libero_10 is long)")
 
@@ -76,6 +80,7 @@ def _run_flags(parser: Parser) -> None:
     parser.flag("num_trials", help="episodes per task")
     parser.flag("mode", choices=("no_think", "think", "both"))
     parser.flag("perturb", help=_PERTURB)
+    _retry_flag(parser)
     _skip_bad_flag(parser)
     _llm_flags(parser)
     _places_flags(parser)
@@ -147,6 +152,7 @@ def _evaluate_flags(parser: Parser) -> None:
     parser.flag("mode", choices=("no_think", "think", "both"))
     parser.flag("perturb", help=_PERTURB)
     parser.flag("protocol", choices=("standard", "nora"))
+    _retry_flag(parser)
     parser.flag("execute", help="steps executed of each chunk before the next query, at most the adapter's horizon")
     _places_flags(parser)
 

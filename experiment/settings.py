@@ -141,6 +141,7 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
     return Choice(
         only=only,
         force=(*names, *([start] if start else [])),
+        retry_errors=getattr(values, "retry_errors", False),
         dry_run=values.dry_run,
         cores=config.executor.cores,
         retries=config.executor.retries,

@@ -112,6 +112,13 @@ class Store:
         shutil.rmtree(self.work(key), ignore_errors=True)
         self.sweep()
 
+    def reopen(self, stage: str, key: str) -> None:
+        """Make a finished stage unfinished work again: its next attempt finds its outputs and may go on from them."""
+        work = self.work(key)
+        shutil.rmtree(work, ignore_errors=True)
+        work.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(self.entry(stage, key), work)
+
     def set_aside(self, stage: str, key: str) -> Path:
         """Move a damaged entry out of the way, for a person to look at. Returns where it went."""
         aside = self.root / "damaged" / f"{stage}-{key}-{uuid.uuid4().hex[:8]}"

@@ -19,6 +19,7 @@ from experiment.survey import Finding, Todo, expected_seconds, survey
 from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3
+RETRY_ERRORS = "--retry-errors"
 EVALUATIONS = ("evaluate", "replay", "control")  # stages whose output is a row of the table
 
 
@@ -28,6 +29,7 @@ class Choice:
 
     only: tuple[str, ...] = ()  # stage names: build these and what they need
     force: tuple[str, ...] = ()  # stage names: redo these (and what depends on them)
+    retry_errors: bool = False  # run the episodes again that ended in an error of the simulator
     dry_run: bool = False
     cores: int = 0  # 0: all
     retries: int = 2
@@ -72,7 +74,7 @@ def run_study(study: Study, choice: Choice) -> Done:
     study = with_report(study, store, study.results)
     nodes, views = _select(study, choice)
     forced = {node.key for node in nodes if node.stage in choice.force}
-    found = survey(store, nodes, views, forced)
+    found = survey(store, nodes, views, forced, _to_retry(store, nodes) if choice.retry_errors else {})
     if choice.dry_run:
         _print_dry_run(store, nodes, found)
         return Done(0)
@@ -153,7 +155,9 @@ def _execute(
 
     to_run = [node for node in nodes if found[node.key].todo is not Todo.CACHED]
     for node in nodes:
-        if found[node.key].redo:
+        if found[node.key].reopen:
+            store.reopen(node.stage, node.key)
+        elif found[node.key].redo:
             store.discard(node.stage, node.key)
         elif found[node.key].todo is Todo.CACHED:
             _publish(store, views, node)
@@ -246,10 +250,20 @@ def _finish(
     elif study.results:
         errors = sum(error_rows(store, result.evaluate) for result in study.results if result.evaluate.key in manifests)
         if errors:
-            print(f"incomplete: {errors} episodes ended in simulator errors and count for nobody")
+            print(
+                f"incomplete: {errors} episodes ended in simulator errors and count for nobody; run just these again:"
+            )
+            print(f"  {choice.command}{'' if choice.retry_errors else f' {RETRY_ERRORS}'}")
         code = code or (EXIT_INCOMPLETE if errors else 0)
         print_table(study.places)
     return Done(code, manifests, ran)
+
+
+def _to_retry(store: Store, nodes: Sequence[StageNode]) -> dict[str, str]:
+    """Key -> what there is to do again, of finished evaluations with error rows."""
+    finished = [n for n in nodes if n.stage in EVALUATIONS and not n.is_stored and store.whole(n.stage, n.key)]
+    errors = {node.key: error_rows(store, node) for node in finished}
+    return {key: f"{count} episodes ended in simulator errors" for key, count in errors.items() if count}
 
 
 def error_rows(store: Store, evaluate: StageNode) -> int:

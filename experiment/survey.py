@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from experiment.stages import STAGES, StageNode
@@ -29,20 +30,28 @@ class Finding:
     why: str = ""
     manifest: Manifest | None = None
     redo: bool = False
+    reopen: bool = False  # `redo` from its own outputs, of which most are kept
     is_cause: bool = False  # the reason is this stage's own, and worth telling
 
 
 def survey(
-    store: Store, nodes: Sequence[StageNode], views: Iterable[View], forced: Collection[str] = ()
+    store: Store,
+    nodes: Sequence[StageNode],
+    views: Iterable[View],
+    forced: Collection[str] = (),
+    reopened: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Finding]:
-    """Key -> finding for topologically ordered nodes. `forced` names keys to redo."""
+    """Key -> finding for topologically ordered nodes. `forced`: keys to redo; `reopened`: to go on with, and why."""
     by_key: dict[str, list[View]] = {}
     for view in views:
         by_key.setdefault(view.node.key, []).append(view)
     history = {stage: store.manifests(stage) for stage in {node.stage for node in nodes}}
     found: dict[str, Finding] = {}
     for node in nodes:
-        found[node.key] = _examine(store, node, by_key.get(node.key, []), forced, found, history[node.stage])
+        finding = _examine(store, node, by_key.get(node.key, []), forced, found, history[node.stage])
+        if finding.todo is Todo.CACHED and node.key in reopened:
+            finding = Finding(Todo.PARTIAL, reopened[node.key], redo=True, reopen=True, is_cause=True)
+        found[node.key] = finding
     return found
 
 

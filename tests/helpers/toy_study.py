@@ -137,6 +137,14 @@ def evaluate(config, context):
     return [*outputs, "summary.json", "episodes.jsonl"]
 
 
+def breaks_once(config, context):
+    """An evaluation with an error row, unless it goes on from the rows of an earlier attempt."""
+    went_on = (context.work / "episodes.jsonl").exists()
+    outputs = evaluate(config, context)
+    (context.work / "summary.json").write_text(json.dumps({"errors": 0 if went_on else 1}))
+    return outputs
+
+
 def replay(config, context):
     (context.work / "summary.json").write_text(json.dumps({"errors": 0}))
     return ["summary.json"]
