@@ -136,8 +136,9 @@ def parse_subset(text: str, allowed: Sequence[Subset] = STUDY) -> Subset:
 def parse_tasks(text: str, allowed: Sequence[int]) -> tuple[int, ...]:
     """`0,3` or `0-34,38`: task numbers in order. Raises ConfigError for what is no such list, or not allowed."""
     ends = [_TASK_RANGE.fullmatch(part) for part in text.split(",")]
-    chosen = [task for end in ends if end for task in range(int(end[1]), int(end[2] or end[1]) + 1)]
-    if not all(ends) or not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
+    runs = [range(int(end[1]), int(end[2] or end[1]) + 1) for end in ends if end]
+    chosen = [task for run in runs for task in run]
+    if not all(ends) or not all(runs) or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
         raise ConfigError(f"tasks {text!r}; allowed: numbers of {tasks_text(allowed)}, each once, e.g. 0,3 or 0-4")
     return tuple(sorted(chosen))
 

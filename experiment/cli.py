@@ -27,7 +27,7 @@ COMMANDS = {
     "generate_ecot": "chain-of-thought annotations",
     "preprocess_flow": "optical flow as tokens",
     "train": "one adapter of one phase",
-    "evaluate": "rollouts of a trained adapter",
+    "evaluate": "rollouts of a trained adapter, or of a control",
     "make_report": "the table, again, from the stored results",
     "failures": "why episodes of an evaluation failed: how far each came",
     "film": "any evaluated episode as a film, from its records",

@@ -1,4 +1,4 @@
-"""Rollouts of a trained adapter."""
+"""Rollouts of a trained adapter, or of a control."""
 
 from experiment.cli import script
 

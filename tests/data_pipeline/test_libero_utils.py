@@ -8,6 +8,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configs.schema import STUDY, ConfigError, Subset
 from data_pipeline import libero_utils
@@ -87,3 +89,18 @@ def test_demo_files_are_named_as_the_official_ones() -> None:
     assert path == Path("x/pick_up_the_bbq_sauce_and_place_it_in_the_basket_demo.hdf5")
     with pytest.raises(ConfigError, match="is not a task of libero_goal"):
         libero_utils.task_id_of(Subset.GOAL, "turn_off_the_stove")
+
+
+@given(st.sets(st.integers(0, 89), min_size=1))
+def test_tasks_as_text_are_read_back(tasks: set[int]) -> None:
+    assert libero_utils.parse_tasks(libero_utils.tasks_text(tasks), range(90)) == tuple(sorted(tasks))
+
+
+def test_a_run_of_tasks_is_written_short() -> None:
+    assert libero_utils.tasks_text([0, 1, 2, 5, 8, 7]) == "0-2,5,7-8"
+
+
+@pytest.mark.parametrize("text", ["", "x", "1,", "4-2", "0,4-2", "3,3", "0-3,2", "-1", "9", "1-9", "1 - 2", "²"])
+def test_what_is_no_list_of_tasks_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="allowed: numbers of 0-8, each once"):
+        libero_utils.parse_tasks(text, range(9))
