@@ -10,6 +10,8 @@ import numpy as np
 _SYNONYMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("pick up", ("grab", "take", "lift")),
     ("turn on", ("switch on", "start")),
+    ("turn off", ("switch off", "shut off")),
+    ("stack", ("pile", "put")),
     ("put", ("set", "place", "lay")),
     ("place", ("put", "set", "lay")),
     ("push", ("slide", "move", "shove")),

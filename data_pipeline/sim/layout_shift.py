@@ -19,25 +19,36 @@ from data_pipeline.contract import AGENTVIEW
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
 
-_RELATION = re.compile(r"\b(between|next to|left|right|front of|center)\b")
+_RELATION = re.compile(
+    r"\b(between|next to|(left|right|front) of|center|middle (?!drawer)|at the (front|back)"
+    r"|on the (left|right)( and|$))"
+)
+"""Then all that the sentence names stays where it is to each other."""
+_SIDE = re.compile(r"\b(?:left|right) (\w+)")  # "the left plate": both plates
 _CLEARANCE_M = 0.02  # between what is moved and anything else: a finger is as thick
 _REACH_M = 0.30, 0.80  # horizontal distance of a body's origin from the robot's base, or as far as it was
-_MARGIN = 0.06  # of the picture's width: no body's origin nearer to its edge, unless it was
+_OUTSIDE = 0.05  # of the picture's width: how far a body's origin may leave it, or go beyond where it was
 _SHORTER = (1.0, 0.5, 0.25)  # of the length asked for, where nothing farther fits
 _DIRECTIONS = 48  # tried per group and length
 _ATTEMPTS = 6  # layouts tried per length
-_SINKS_M, _SLIDES_M, _TILT_DEG = 0.01, 0.015, 10.0
-"""How far a settled object may be from where it settles without the shift, offset apart."""
+_SLIDES_M, _TILT_DEG = 0.015, 10.0  # what still counts as standing
 
 Offsets = dict[str, np.ndarray]  # name -> float64 [2], m
 
 
 @dataclass(frozen=True)
-class _Rest:
-    """Where the objects come to rest."""
+class _Pose:
+    """Of one object."""
 
-    positions: dict[str, np.ndarray]  # [3]
-    uprights: dict[str, np.ndarray]  # [3], the body's own z axis
+    position: np.ndarray  # [3]
+    upright: np.ndarray  # [3], the body's own z axis
+
+    def is_near(self, other: _Pose, offset: np.ndarray) -> bool:
+        """Whether it is `other`, moved by `offset` [2]."""
+        off = self.position - other.position
+        off[:2] -= offset
+        cosine = float(self.upright @ other.upright)
+        return bool(np.linalg.norm(off) < _SLIDES_M and cosine > np.cos(np.deg2rad(_TILT_DEG)))
 
 
 def shift_layout(
@@ -50,13 +61,14 @@ def shift_layout(
     nothing is moved. Returns what was moved, name -> [x, y] in metres.
     """
     env.settle()
-    plain, groups = _rest(env), _groups(env)
+    plain, groups = _poses(env), _groups(env)
     for shorter in _SHORTER:
         for _ in range(_ATTEMPTS):
             restart()
             offsets = _draw(env, rng, groups, length_m * shorter)
+            placed = _poses(env)
             env.settle()
-            stands = _stands(plain, _rest(env), offsets) and not env.success()
+            stands = _stands(env, placed, plain, offsets) and not env.success()
             restart()
             if stands:
                 _move(env, offsets)
@@ -78,6 +90,8 @@ def _groups(env: LiberoEnv) -> list[tuple[str, ...]]:
     if _RELATION.search(env.instruction):
         tied = {name for name in things if _noun(name) in env.instruction}
         groups = _joined(groups, tied | _regions_of_the_table(env))
+    for side in _SIDE.findall(env.instruction):
+        groups = _joined(groups, {name for name in things if _noun(name) == side})
     return sorted((tuple(sorted(group)) for group in groups), key=lambda g: (not _wanted(env, g), g))
 
 
@@ -175,29 +189,27 @@ def _where(env: LiberoEnv, group: Iterable[str]) -> np.ndarray:
 
 
 def _is_usable(before: np.ndarray, now: np.ndarray) -> bool:
-    """Within reach and in the picture, or no farther out than it was."""
+    """Within reach, or no farther off than it was; in the picture, or hardly farther out."""
     low, high = np.minimum(_REACH_M[0], before[:, 0]), np.maximum(_REACH_M[1], before[:, 0])
-    seen = now[:, 1] >= np.minimum(_MARGIN, before[:, 1])
+    seen = now[:, 1] >= np.minimum(0.0, before[:, 1]) - _OUTSIDE
     return bool(((low <= now[:, 0]) & (now[:, 0] <= high) & seen).all())
 
 
 # ------------------------------------------------------------------ at rest
 
 
-def _rest(env: LiberoEnv) -> _Rest:
+def _poses(env: LiberoEnv) -> dict[str, _Pose]:
     bodies = {name: env.body_of(name) for name in env.object_names}
-    return _Rest(
-        {name: env.data.xpos[body].copy() for name, body in bodies.items()},
-        {name: env.data.xmat[body].reshape(3, 3)[:, 2].copy() for name, body in bodies.items()},
+    return {
+        name: _Pose(env.data.xpos[body].copy(), env.data.xmat[body].reshape(3, 3)[:, 2].copy())
+        for name, body in bodies.items()
+    }
+
+
+def _stands(env: LiberoEnv, placed: dict[str, _Pose], plain: dict[str, _Pose], offsets: Offsets) -> bool:
+    """Whether every object has settled where it was placed, or as it does where nothing was moved."""
+    still = np.zeros(2)
+    return all(
+        pose.is_near(placed[name], still) or pose.is_near(plain[name], offsets.get(name, still))
+        for name, pose in _poses(env).items()
     )
-
-
-def _stands(plain: _Rest, shifted: _Rest, offsets: Offsets) -> bool:
-    """Whether every object settled as it does without the shift."""
-    for name, position in plain.positions.items():
-        off = shifted.positions[name] - position
-        off[:2] -= offsets.get(name, 0.0)
-        cosine = float(shifted.uprights[name] @ plain.uprights[name])
-        if abs(off[2]) > _SINKS_M or np.linalg.norm(off[:2]) > _SLIDES_M or cosine < np.cos(np.deg2rad(_TILT_DEG)):
-            return False
-    return True

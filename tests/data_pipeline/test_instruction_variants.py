@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import STUDY, Subset
+from configs.schema import Subset
 from data_pipeline.instruction_variants import vary
 from data_pipeline.libero_utils import instruction, task_names
 
-SUITES = {subset: [instruction(name) for name in task_names(subset)] for subset in STUDY}
+SUITES = {subset: [instruction(name) for name in task_names(subset)] for subset in Subset}
 SENTENCES = [(subset, sentence) for subset, suite in SUITES.items() for sentence in suite]
 
 

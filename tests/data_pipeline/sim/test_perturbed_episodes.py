@@ -158,6 +158,8 @@ def test_what_a_sentence_relates_moves_together_and_with_it_the_place_on_the_tab
     assert moved["plate_1"] == moved["flat_stove_1"] == moved[region]
     assert moved["wine_bottle_1"] != moved["plate_1"]
     np.testing.assert_allclose((env.data.site(region).xpos - before)[:2], moved[region], atol=1e-3)
+    env.reset(seed=0, init_state=0)
+    np.testing.assert_array_equal(env.data.site(region).xpos, before)
 
 
 def test_a_layout_that_never_stands_leaves_everything_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +176,10 @@ def test_the_instruction_is_another_and_the_episode_the_same() -> None:
     said = [begin(env, Perturbation(Kind.INSTRUCTION, strength), 0, 0).instruction for strength in STRENGTHS]
     assert len({env.instruction, *said}) == 4
     assert begin(env, Perturbation(Kind.CAMERA, 1), 0, 0).instruction == env.instruction
+
+
+def test_the_left_and_the_right_plate_keep_their_sides() -> None:
+    env = shared((Subset.LONG, 4))
+    moved = drawn(env, Kind.LAYOUT, 3)["moved_m"]
+    assert moved["plate_1"] == moved["plate_2"]
+    assert moved["porcelain_mug_1"] != moved["plate_1"]
