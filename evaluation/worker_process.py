@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from evaluation.messages import Begin, Chunk, Describe, Setup, frames_size, map_
 _QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 _CHILD = "import sys; from evaluation.sim_worker import main; sys.exit(main(sys.argv[1:]))"
 _ROOT = Path(__file__).resolve().parents[1]
+
+_EXCEPTION = re.compile(r"[\w.]+(Error|Exception|Problem)\b")
 
 Task = tuple[Subset, int]
 
@@ -55,17 +58,22 @@ class WorkerProcess:
             self.connection.send((slot, message))
 
     def end(self, patience_s: float) -> str:
-        """Let it end, or kill it after patience_s. Returns how it ended and the last line it wrote."""
+        """Let it end, or kill it after patience_s. Returns how it ended and its last words."""
         self.connection.close()
         try:
             code = self.process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
+        how, words = f"killed by signal {-code}" if code < 0 else f"exit code {code}", self._last_words()
+        return f"({how})" + (f": {words}" if words else "")
+
+    def _last_words(self) -> str:
+        """The exception that ended it, which may take several lines; else the last line that it wrote."""
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").strip().splitlines()
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return f"({how})" + (f": {lines[-1][:300]}" if lines else "")
+        first = next((number for number, line in enumerate(lines) if _EXCEPTION.match(line)), len(lines) - 1)
+        return " ".join(" ".join(lines[first:]).split())[:300] if lines else ""
 
     def close(self, patience_s: float) -> None:
         """End it and forget what it said."""

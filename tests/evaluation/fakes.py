@@ -57,7 +57,7 @@ class FakeEnv:
 
     def render(self, camera: str) -> np.ndarray:
         if self._fault == "no_gl":
-            raise RuntimeError("GL_INVALID_FRAMEBUFFER")
+            raise RuntimeError("EGLError(\n\terr = EGL_BAD_CONTEXT,\n)")
         size = self._config.resolution
         image = np.zeros((size, size, 3), np.uint8)
         image[..., 0] = np.clip(128 + self._value * 40, 0, 255)

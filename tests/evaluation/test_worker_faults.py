@@ -6,14 +6,16 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configs.schema import Subset
 from data_pipeline.contract import EnvironmentProblem, StageContext
+from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.libero_eval import Subject, evaluate
-from evaluation.simulators import SimulatorPool
+from evaluation.simulators import LIBERO, SimulatorPool
 from tests.evaluation.fakes import DIES_AT_IMPORT, ENV, FACTORY, NO_GL, FakePolicy
 from tests.evaluation.test_rollout import gone, make_slice, published, run
 
@@ -49,7 +51,7 @@ def test_each_fault_costs_an_attempt_and_changes_nothing(tmp_path: Path, monkeyp
         ("segfault", "3 attempts: simulator died (killed by signal 11)"),
         ("sigkill", "3 attempts: simulator died (killed by signal 9)"),
         ("hang", "3 attempts: simulator gave no answer for 1 s (killed by signal 9)"),
-        ("no_gl", "3 attempts: simulator died (exit code 1): RuntimeError: GL_INVALID_FRAMEBUFFER"),
+        ("no_gl", "3 attempts: simulator died (exit code 1): RuntimeError: EGLError( err = EGL_BAD_CONTEXT, )"),
         ("unstable", "3 attempts: the arm left the building"),
     ],
 )
@@ -122,3 +124,20 @@ def test_a_driver_that_is_killed_leaves_no_worker_at_work(tmp_path: Path) -> Non
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert gone([int((tmp_path / "pid").read_text())], within_s=5.0)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_a_real_context_that_is_lost_costs_an_attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MAX_STEPS, Subset.SPATIAL, 12)
+    monkeypatch.setenv("LOSE_CONTEXT_ONCE", str(tmp_path / "lost"))
+    config = make_slice(num_trials=2, think_trials=0, videos=0)
+    found = []
+    for name, factory in (("calm", LIBERO), ("lost", "tests.evaluation.lost_context:LosesContext")):
+        (tmp_path / f"{name}_work").mkdir()
+        with SimulatorPool(1, ENV, factory, slots=2) as pool:
+            subject = Subject(FakePolicy(), "a" * 64, {"phase": "any"})
+            evaluate(replace(config, tasks=(0,)), StageContext(tmp_path / f"{name}_work", {}), subject, pool)
+        found.append(published(tmp_path / f"{name}_work"))
+    assert "EGL_" in (tmp_path / "lost").read_text()
+    assert found[0] == found[1]
