@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Any
@@ -174,6 +174,16 @@ class PhaseSpec:
         """What must exist besides actions; the stages needed follow from it."""
         return tuple(s.source for s in self.segments if s.role is not Role.ACTION)
 
+    def leaving_out(self, components: Collection[Component]) -> PhaseSpec:
+        """The same phase, whose texts never have these components."""
+        segments = tuple(
+            dataclasses.replace(s, without=tuple(c for c in Component if c in (*components, *s.without)))
+            if s.role is Role.TEXT
+            else s
+            for s in self.segments
+        )
+        return dataclasses.replace(self, segments=segments)
+
 
 @dataclass(frozen=True)
 class ReasoningDropout:
@@ -195,14 +205,7 @@ class ReasoningDropout:
 
     def trimmed(self, phase: PhaseSpec) -> PhaseSpec:
         """What the phase writes at this stage of the schedule, in training and at test time."""
-        early = tuple(Component)[: self.scheduled_stage]
-        segments = tuple(
-            dataclasses.replace(s, without=tuple(c for c in Component if c in (*early, *s.without)))
-            if s.role is Role.TEXT
-            else s
-            for s in phase.segments
-        )
-        return dataclasses.replace(phase, segments=segments)
+        return phase.leaving_out(tuple(Component)[: self.scheduled_stage])
 
 
 # ------------------------------------------------------------------ the simulator and the data

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from configs.schema import Subset
+from configs.schema import Component, Subset
 
 AGENTVIEW = "agentview"
 WRIST = "robot0_eye_in_hand"
@@ -116,6 +116,7 @@ class StepReasoning:
     move_reasoning: str
     move: str
     gripper: tuple[tuple[int, int], ...]  # five future positions, the last repeated past the end; () if unknown
+    absent: frozenset[Component] = frozenset()  # what its author does not say: never written
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Annotation:
     """Reasoning of a whole episode, one entry per step."""
 
     episode: EpisodeId
-    steps: tuple[StepReasoning, ...]
+    steps: tuple[StepReasoning | None, ...]  # None: a step without reasoning
     source: Mapping[str, str]  # field -> who wrote it: 'rules', 'sim', 'llm:<model>'
 
 

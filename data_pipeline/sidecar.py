@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema import Component
 from data_pipeline.contract import (
     Annotation,
     BoundingBox,
@@ -86,9 +87,9 @@ def load_annotations(path: Path) -> dict[EpisodeId, Annotation]:
 def _episode_json(annotation: Annotation, known: Measured | None) -> dict[str, Any]:
     steps = annotation.steps
     features: dict[str, Any] = {
-        "move_primitive": [s.move for s in steps],
-        "bboxes": [[[round(b.visible, 2), b.name, [b.x0, b.y0, b.x1, b.y1]] for b in s.visible_objects] for s in steps],
-        "gripper_future": [[list(point) for point in s.gripper] for s in steps],
+        "move_primitive": [s.move if s else "" for s in steps],
+        "bboxes": [[_box_json(b) for b in s.visible_objects] if s else [] for s in steps],
+        "gripper_future": [[list(point) for point in s.gripper] if s else [] for s in steps],
     }
     if known is not None:
         features["state_3d"] = [[round(float(v), 4) for v in row] for row in known.state_3d]
@@ -99,12 +100,18 @@ def _episode_json(annotation: Annotation, known: Measured | None) -> dict[str, A
             "format": ANNOTATIONS_FORMAT,
             "episode_id": str(annotation.episode),
             "n_steps": len(steps),
+            "reasoned_steps": sum(s is not None for s in steps),
+            "absent": sorted(next((s.absent for s in steps if s), ())),
             "points": "x, y on a 256 x 256 grid of the rot180 frame",
         },
         "source": dict(sorted(annotation.source.items())),
         "features": features,
-        "reasoning": {str(t): _reasoning_json(s) for t, s in enumerate(steps)},
+        "reasoning": {str(t): _reasoning_json(s) for t, s in enumerate(steps) if s},
     }
+
+
+def _box_json(box: BoundingBox) -> list[Any]:
+    return [round(box.visible, 2), box.name, [box.x0, box.y0, box.x1, box.y1]]
 
 
 def _reasoning_json(step: StepReasoning) -> dict[str, str]:
@@ -119,27 +126,31 @@ def _reasoning_json(step: StepReasoning) -> dict[str, str]:
 
 
 def _annotation(entry: Mapping[str, Any]) -> Annotation:
-    features, reasoning = entry["features"], entry["reasoning"]
-    count = int(entry["metadata"]["n_steps"])
-    if len(reasoning) != count:
-        raise ValueError(f"{len(reasoning)} reasoned steps, expected {count}")
+    head, reasoning = entry["metadata"], entry["reasoning"]
+    if len(reasoning) != int(head["reasoned_steps"]):
+        raise ValueError(f"{len(reasoning)} reasoned steps, expected {head['reasoned_steps']}")
+    absent = frozenset(map(Component, head["absent"]))
     steps = tuple(
-        StepReasoning(
-            task=reasoning[str(t)]["task"],
-            plan=reasoning[str(t)]["plan"],
-            visible_objects=tuple(
-                BoundingBox(name, *(int(v) for v in box), visible=float(share))
-                for share, name, box in features["bboxes"][t]
-            ),
-            subtask_reasoning=reasoning[str(t)]["subtask_reason"],
-            subtask=reasoning[str(t)]["subtask"],
-            move_reasoning=reasoning[str(t)]["move_reason"],
-            move=reasoning[str(t)]["move"],
-            gripper=tuple((int(x), int(y)) for x, y in features["gripper_future"][t]),
-        )
-        for t in range(count)
+        _step(reasoning[str(t)], entry["features"], t, absent) if str(t) in reasoning else None
+        for t in range(int(head["n_steps"]))
     )
-    return Annotation(EpisodeId.parse(entry["metadata"]["episode_id"]), steps, dict(entry["source"]))
+    return Annotation(EpisodeId.parse(head["episode_id"]), steps, dict(entry["source"]))
+
+
+def _step(words: Mapping[str, str], features: Mapping[str, Any], t: int, absent: frozenset[Component]) -> StepReasoning:
+    return StepReasoning(
+        task=words["task"],
+        plan=words["plan"],
+        visible_objects=tuple(
+            BoundingBox(name, *map(int, box), visible=float(share)) for share, name, box in features["bboxes"][t]
+        ),
+        subtask_reasoning=words["subtask_reason"],
+        subtask=words["subtask"],
+        move_reasoning=words["move_reason"],
+        move=words["move"],
+        gripper=tuple((int(x), int(y)) for x, y in features["gripper_future"][t]),
+        absent=absent,
+    )
 
 
 # ------------------------------------------------------------------ flow tokens

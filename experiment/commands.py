@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import STUDY, ConfigError, Mode, check
+from configs.schema import STUDY, Mode, check
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, results
 from experiment.cli import COMMANDS
 from experiment.flags import FLAGS, Parser
+from experiment.given import annotations_given, flow_tokens_given
 from experiment.plan import (
     Data,
     Places,
@@ -26,8 +28,8 @@ from experiment.plan import (
     train_view,
 )
 from experiment.settings import choice_of, data_workers, places_of, prepare, required_subset
-from experiment.stages import StageNode, stored_node
-from experiment.store import Store, file_sha256
+from experiment.stages import StageNode
+from experiment.store import Store
 from experiment.study import Study, run_study
 from experiment.views import View
 
@@ -108,40 +110,27 @@ def _train(values: Namespace) -> int:
     prepared = prepare(compose.find_phase(values.phase), values, [subset])
     config, sources = prepared.resolved.config, prepared.resolved.sources
     data = Data(config, sources, places, data_workers(values, config, len(sources)))
-    given = {
-        "annotate": (values.ecot_annotations, "annotations.json", data.reasoning(subset)),
-        "tokens": (values.flow_tokens, "flow_tokens.json", data.tokens(subset)),
-    }
-    substitutes = {
-        name: _user_file(Store(places.store), Path(path), inside, own, _SCRIPT_OF[name])
-        for name, (path, inside, own) in given.items()
-        if path
-    }
+    substitutes: dict[str, StageNode] = {}
+    said: tuple[str, ...] = ()
+    if values.ecot_annotations:
+        given = annotations_given(Store(places.store), Path(values.ecot_annotations), subset, data.reasoning(subset))
+        substitutes["annotate"], said = given.node, given.said
+        config = replace(config, phase=config.phase.leaving_out(given.absent))
+    if values.flow_tokens:
+        substitutes["tokens"] = flow_tokens_given(Store(places.store), Path(values.flow_tokens), data.tokens(subset))
     run_ = Run(config, subset, sources, prepared.variant, substitutes)
     node = train_node(run_, places, data.workers)
     study = Study(
-        places, (node,), (train_view(places, node), *expert_views(data)), title=node.label, decisions=prepared.said
+        places,
+        (node,),
+        (train_view(places, node), *expert_views(data)),
+        title=node.label,
+        decisions=(*prepared.said, *said),
     )
     done = run_study(study, choice_of(values, config))
     if done.code == 0 and not values.dry_run:
         print(f"adapter: {places.output_dir / run_.slug / 'checkpoint-final'}")
     return done.code
-
-
-_SCRIPT_OF = {"annotate": "generate_ecot", "tokens": "preprocess_flow"}
-
-
-def _user_file(store: Store, path: Path, inside: str, own: StageNode, script: str) -> StageNode:
-    """A file given by the user as an input; the project's own stage where that made exactly these bytes."""
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist; make it with `python scripts/{script}.py --subset {own.spec.slug} --output {path}`"
-        )
-    made = store.whole(own.stage, own.key)
-    if made is not None and made.files[inside]["sha256"] == file_sha256(path):
-        return own
-    key, _ = store.import_path(path, inside, path.name)
-    return stored_node("file", path.name, key)
 
 
 _ACTIONS: dict[str, Callable[[Namespace], int]] = {

@@ -113,7 +113,7 @@ def _corpus(data: TrainingData) -> Iterator[str]:
     for episode in data.episodes:
         yield episode.instruction
         if episode.annotation is not None:
-            yield from (render_reasoning(step) for step in episode.annotation.steps[::4])
+            yield from (render_reasoning(step) for step in episode.annotation.steps[::4] if step)
 
 
 class BaseInputs(Dataset[StepInput]):

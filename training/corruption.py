@@ -43,7 +43,8 @@ def _replacement(segment: Segment, sample: Sample, elsewhere: Elsewhere, seed: i
     rng = sample_generator(seed, epoch, sample.episode, sample.step, purpose)
     if segment.corrupt is Corruption.SHUFFLED:
         return elsewhere(rng).parts[segment.source]
-    return noisy_boxes(sample.parts[segment.source], rng)
+    reasoning = sample.parts[segment.source]
+    return reasoning if reasoning is None else noisy_boxes(reasoning, rng)
 
 
 def _displaced(box: BoundingBox, rng: np.random.Generator) -> BoundingBox:

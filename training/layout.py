@@ -70,7 +70,7 @@ def render_reasoning(reasoning: StepReasoning, without: Collection[Component | R
         if not box.name or box.name != _plain(box.name).strip(" ,") or set(box.name) & set("[]"):
             raise ValueError(f"object name {box.name!r} cannot be written as 'name [x0, y0, x1, y1]'")
     written = zip(Component, TAGS, values, strict=True)
-    return " ".join(f"{tag}: {value}" for component, tag, value in written if component not in without)
+    return " ".join(f"{tag}: {value}" for c, tag, value in written if c not in without and c not in reasoning.absent)
 
 
 def parse_reasoning(text: str) -> StepReasoning | None:
@@ -192,7 +192,7 @@ def spans(layout: Layout, sample: Sample, dropped: Collection[Component | Role] 
     """Prompt, then the phase's segments in order, `dropped` pieces left out with their tags.
 
     Without EVERYTHING the target is the action alone, whatever the phase. A part that is None (flow near the end of an
-    episode) is left out too.
+    episode, a step that nobody reasoned about) is left out too.
     """
     written = _present(layout.phase, sample, dropped)
     out = [Span(inference_prefix(layout, sample.instruction), Role.PROMPT)]
@@ -253,12 +253,14 @@ def _present(phase: PhaseSpec, sample: Sample, dropped: Collection[Component | R
             raise ConfigError(
                 f"phase {phase.name!r} needs {segment.source!r}, which the data does not offer (have: {have})"
             )
-    return tuple(s for s in phase.segments[:-1] if sample.parts[s.source] is not None and not _is_dropped(s, dropped))
+    parts = ((s, sample.parts[s.source]) for s in phase.segments[:-1])
+    return tuple(s for s, part in parts if part is not None and not _is_dropped(s, part, dropped))
 
 
-def _is_dropped(segment: Segment, dropped: Collection[Component | Role]) -> bool:
-    text = segment.role is Role.TEXT
-    return {*Component} <= {*segment.without, *dropped} if text else segment.role in dropped
+def _is_dropped(segment: Segment, part: Any, dropped: Collection[Component | Role]) -> bool:
+    if segment.role is Role.TEXT:
+        return {*Component} <= {*segment.without, *part.absent, *dropped}
+    return segment.role in dropped
 
 
 def _write(

@@ -1,11 +1,13 @@
 """What a person gives, by path or on the command line, is what is used: data, adapters, secrets."""
 
+import json
 from dataclasses import replace
 
 import h5py
 import pytest
 
 from configs.schema import ConfigError, EnvConfig, Look, Subset
+from data_pipeline.annotation_schema import check_annotations
 from data_pipeline.contract import EnvironmentProblem
 from experiment import results
 from experiment.cli import main
@@ -14,7 +16,9 @@ from experiment.secret import strip
 from experiment.stages import STAGES
 from experiment.store import Store
 from experiment.views import NOTE_FILE
+from tests.data_pipeline.test_ecot_import import libero_90
 from tests.helpers import toy_study
+from tests.helpers.reasoned import write_reasoned
 from tests.helpers.synthetic import write_synthetic_subset
 
 
@@ -92,3 +96,30 @@ def test_generated_demonstrations_are_told_about_each_time_and_where_a_task_cann
         assert "7 turn on the stove    1 of 1" in said
         assert "40.0 demonstrations per minute with 2 workers" in said
     assert "nothing to do" in said
+
+
+def test_embodied_cots_annotations_are_converted_and_what_they_lack_is_said(tmp_path, monkeypatch, capsys):
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.json").write_text(json.dumps(libero_90()))
+    assert main("train", ["--subset", "object", "--ecot_annotations", "theirs.json"], phase="text_cot") == 0
+    said = capsys.readouterr().out
+    assert "embodied-CoT annotations: 1 demonstrations, 30 of 30 steps" in said
+    assert "absent, and never written: task, visible_objects, gripper_position" in said
+    content = json.loads((tmp_path / "outputs/text_cot/object/checkpoint-final/adapter_model.safetensors").read_text())
+    assert content["config"]["phase"]["segments"][0]["without"] == ["task", "visible_objects", "gripper_position"]
+    (converted,) = (tmp_path / "outputs/.store/file").glob("*/annotations.json")
+    check_annotations(converted, json.loads(converted.read_text()))
+
+
+def test_annotations_of_ours_with_a_slip_of_the_pen_are_refused(tmp_path, monkeypatch, capsys):
+    toy_study.install(monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.chdir(tmp_path)
+    tree = write_reasoned(tmp_path / "mine.json", demos=1)
+    (file,) = tree
+    del tree[file]["0"]["reasoning"]["2"]["plan"]
+    (tmp_path / "mine.json").write_text(json.dumps(tree))
+    assert main("train", ["--subset", "object", "--ecot_annotations", "mine.json"], phase="text_cot") == 2
+    assert "0 > reasoning > 2 > plan: Field required" in capsys.readouterr().err

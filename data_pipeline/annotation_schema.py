@@ -1,0 +1,81 @@
+"""What annotations.json may hold, as pydantic models: docs/annotations.schema.json is made of them, and a file that a
+user gives is checked by them, so that a slip of the pen is named with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+
+from configs.schema import Component, ConfigError
+from data_pipeline.contract import POINT_GRID
+
+Cell = Annotated[int, Field(ge=0, lt=POINT_GRID)]
+Point = tuple[Cell, Cell]
+Box = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], str, tuple[Cell, Cell, Cell, Cell]],
+    Field(description="visible share of its silhouette, name, x0 y0 x1 y1 inclusive"),
+]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="allow")  # a superset of ours stays readable, as ours is one of embodied-CoT's
+
+
+class Metadata(_Entry):
+    """Of one episode."""
+
+    format: Literal["nora-ecot annotations 2"]
+    episode_id: Annotated[str, Field(pattern=r"^[a-z0-9]+/\d+/\d+$", description="object/03/017")]
+    n_steps: Annotated[int, Field(ge=0)]
+    reasoned_steps: Annotated[int, Field(ge=0, description="entries of `reasoning`")]
+    absent: Annotated[list[Component], Field(description="components of which its author says nothing")]
+    points: str
+
+
+class Features(_Entry):
+    """Lists with an entry per step."""
+
+    move_primitive: list[str]
+    bboxes: list[list[Box]]
+    gripper_future: Annotated[list[list[Point]], Field(description="0.2, 0.4, 0.6, 0.8 and 1 s ahead")]
+    gripper_position: list[Point] | None = Field(default=None, description="now; embodied-CoT's key")
+    gripper_visible: list[bool] | None = None
+    state_3d: list[tuple[float, float, float]] | None = Field(default=None, description="grip site, m, world")
+
+
+class Reasoning(_Entry):
+    """The words of one step, under embodied-CoT's keys."""
+
+    task: str
+    plan: str
+    subtask_reason: str
+    subtask: str
+    move_reason: str
+    move: str
+
+
+class Episode(_Entry):
+    """One demonstration."""
+
+    metadata: Metadata
+    source: Annotated[dict[str, str], Field(description="field -> who wrote it: rules, sim, llm:<model>, embodied-CoT")]
+    features: Features
+    reasoning: Annotated[dict[str, Reasoning], Field(description="step -> words; a step without any has no entry")]
+
+
+class Annotations(RootModel[dict[str, dict[str, Episode]]]):
+    """annotations.json: HDF5 file -> number of the demonstration -> entry."""
+
+
+def check_annotations(path: Path, tree: Any) -> None:
+    """Raise ConfigError that names the first place where a tree of JSON values is no annotations.json."""
+    try:
+        Annotations.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = " > ".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"{path}: {place or 'the top level'}: {first['msg']}; see docs/annotations.schema.json"
+        ) from None
