@@ -29,7 +29,7 @@ COMMANDS = {
     "train": "one adapter of one phase",
     "evaluate": "rollouts of a trained adapter, or of a control",
     "make_report": "the table, again, from the stored results",
-    "failures": "why episodes of an evaluation failed: how far each came",
+    "failures": "why episodes of evaluations failed: how far each came",
     "film": "any evaluated episode as a film, from its records",
     "inspect": "a page and a contact sheet of the demonstrations, to look at before training",
     "download": "where the official data and assets come from; --use-hub fetches them",
