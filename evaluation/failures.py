@@ -9,7 +9,7 @@ Each goal that does not hold at the end is judged by the first line that is true
       down elsewhere; or S was pushed nearer to it
     S was lifted, and let go anywhere else            the joint was on its way and went back    dropped
     another object was grasped before S was, or S was never touched and the robot moved another wrong object
-    the robot touched S, or the hand came near it                                               not grasped
+    the robot touched S, or the hand came near it, be it for another goal                       not grasped
     none of these                                                                               never touched
 
 An episode has the category of the goal that came furthest (the order of `Category`). A goal that a stated one needs

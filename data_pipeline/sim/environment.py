@@ -247,8 +247,8 @@ class LiberoEnv:
 
     def grasped_objects(self) -> set[str]:
         """Movable objects that both finger pads touch now."""
-        self._contacts.update(self.data)
-        return {name for name, held in zip(self.object_names, self._contacts.grasped, strict=True) if held}
+        (grasped,) = self._contacts.read([self.data.contact.geom]).grasped
+        return {name for name, held in zip(self.object_names, grasped, strict=True) if held}
 
     # -------------------------------------------------------------- what is where
 

@@ -40,16 +40,15 @@ class _Boxes:
 
 
 class _Moment(NamedTuple):
-    """What is copied at each step; K things: the movable objects, then the parts that goals are about."""
+    """What is copied at each step: there is no time for more."""
 
-    position: np.ndarray  # [K, 3] of bodies
-    rotation: np.ndarray  # [K, 9]
-    grip: np.ndarray  # [3]
-    joint: np.ndarray  # [P]
-    place: np.ndarray  # [L, 3]
-    touched: np.ndarray  # bool [K]
-    grasped: np.ndarray  # bool [K]
-    holds: np.ndarray  # bool [G]
+    bodies: np.ndarray  # float [B, 3], positions: movable objects, parts that goals are about, places that are bodies
+    turned: np.ndarray  # float [G, 9], rotations of the goals' subjects
+    sites: np.ndarray  # float [1 + L, 3]: the point between the fingertips, places that are sites
+    joints: np.ndarray  # float [P], of the parts
+    contacts: np.ndarray  # int [n, 2], geoms
+    holds: tuple[bool, ...]  # of the BDDL goal
+    implied: tuple[bool, ...]  # of the other goals
 
 
 class Tracker:
@@ -59,26 +58,45 @@ class Tracker:
         self._env, self._goals = env, task_goals(env)
         self._implied = [goal.words for goal in self._goals[len(env.goal) :]]
         self._parts = {goal.subject: moving_part(env, goal.subject) for goal in self._goals if not goal.places}
-        self._things = (*env.object_names, *self._parts)
+        things = (*env.object_names, *self._parts)
         geoms = [*map(env.geoms_of, env.object_names), *(part.geoms for part in self._parts.values())]
         self._contacts = HandContacts(env.model, env.raw.robots[0].gripper, geoms)
-        self._bodies = np.array([*map(env.body_of, env.object_names), *(part.body for part in self._parts.values())])
-        self._boxes = {
-            goal.subject: _boxes(env.model, self._bodies[self._things.index(goal.subject)]) for goal in self._goals
-        }
+        self._subjects = [things.index(goal.subject) for goal in self._goals]
+        targets = [goal.target for goal in self._goals if goal.places]
+        self._body_places = [name for name in targets if name in env.raw.obj_body_id]
+        self._site_places = [name for name in targets if name not in env.raw.obj_body_id]
+        moving = [*map(env.body_of, env.object_names), *(part.body for part in self._parts.values())]
+        self._bodies = np.array([*moving, *map(env.body_of, self._body_places)])
+        self._sites = np.array([env.raw.robots[0].eef_site_id, *(env.model.site(s).id for s in self._site_places)])
         self._joints = np.array([part.address for part in self._parts.values()], int)
-        self._turning = {g.subject: _turning_point(env, g, self._parts[g.subject]) for g in self._goals if not g.places}
-        self._places = [_place(env, goal.target) for goal in self._goals if goal.places]
-        self._grip: int = env.raw.robots[0].eef_site_id
+        self._turning = [0.0 if g.places else _turning_point(env, g, self._parts[g.subject]) for g in self._goals]
+        self._boxes = [_boxes(env.model, moving[subject]) for subject in self._subjects]
+        self._views = env.data.xpos, env.data.xmat, env.data.site_xpos, env.data.qpos  # MuJoCo keeps them in place
+        self._turned = self._bodies[self._subjects]
         self._moments: list[_Moment] = []
 
     def begin(self) -> None:
         """Forget the last episode; note where everything is."""
-        self._moments = [self._look(self._env.goals_hold())]
+        self._moments.clear()
+        self._note(self._env.goals_hold())
 
     def update(self) -> None:
         """Note what the last step did."""
-        self._moments.append(self._look(self._env.held_goals))
+        self._note(self._env.held_goals)
+
+    def _note(self, holds: tuple[bool, ...]) -> None:
+        positions, rotations, sites, joints = self._views
+        self._moments.append(
+            _Moment(
+                positions[self._bodies],
+                rotations[self._turned],
+                sites[self._sites],
+                joints[self._joints],
+                self._env.data.contact.geom.copy(),
+                holds,
+                tuple([self._env.holds(words) for words in self._implied]),
+            )
+        )
 
     def record(self) -> dict[str, Any]:
         """See `data_pipeline.milestones.milestones`."""
@@ -86,62 +104,58 @@ class Tracker:
 
     def trace(self) -> Trace:
         """Everything noted since `begin`."""
-        seen = _Moment(*map(np.stack, zip(*self._moments, strict=True)))
-        objects = len(self._env.object_names)
-        subjects = [self._things.index(goal.subject) for goal in self._goals]
-        places = iter(seen.place.transpose(1, 0, 2))
-        nowhere = np.full(len(self._moments), np.nan)
+        bodies, turned, sites, joints, contacts, holds, implied = zip(*self._moments, strict=True)
+        position, objects = np.stack(bodies), len(self._env.object_names)
+        holding = np.concatenate([np.array(holds, bool), np.array(implied, bool)], axis=1)
+        touch = self._contacts.read(contacts)
         return Trace(
             objects=self._env.object_names,
             goals=self._goals,
             stated=len(self._env.goal),
-            position=seen.position[:, :objects],
-            touched=seen.touched[:, :objects],
-            grasped=seen.grasped[:, :objects],
-            holds=seen.holds,
-            subject_touched=seen.touched[:, subjects],
-            subject_distance=np.stack([self._distance(seen, index) for index in subjects], axis=1),
-            away=np.stack(
-                [
-                    np.linalg.norm((seen.position[:, index] - next(places))[:, :2], axis=-1) if goal.places else nowhere
-                    for goal, index in zip(self._goals, subjects, strict=True)
-                ],
-                axis=1,
-            ),
-            progress=np.stack(
-                [nowhere if goal.places else self._progress(seen, index) for index, goal in enumerate(self._goals)],
-                axis=1,
-            ),
+            position=position[:, :objects],
+            touched=touch.touched[:, :objects],
+            grasped=touch.grasped[:, :objects],
+            holds=holding,
+            subject_touched=touch.touched[:, self._subjects],
+            subject_distance=self._distances(position, np.stack(turned), np.stack(sites)[:, 0]),
+            away=self._away(position, np.stack(sites)),
+            progress=self._progress(np.stack(joints), holding),
         )
 
-    def _look(self, stated: tuple[bool, ...]) -> _Moment:
-        env, data = self._env, self._env.data
-        self._contacts.update(data)
-        return _Moment(
-            position=data.xpos[self._bodies],
-            rotation=data.xmat[self._bodies],
-            grip=data.site_xpos[self._grip].copy(),
-            joint=data.qpos[self._joints],
-            place=np.array([view[index] for view, index in self._places]).reshape(-1, 3),
-            touched=self._contacts.touched,
-            grasped=self._contacts.grasped,
-            holds=np.array([*stated, *map(env.holds, self._implied)]),
-        )
+    def _distances(self, position: np.ndarray, turned: np.ndarray, grip: np.ndarray) -> np.ndarray:
+        """From the point between the fingertips to each goal's subject: float [T, G]."""
+        columns: list[np.ndarray] = []
+        for goal, subject in enumerate(self._subjects):
+            rotation = turned[:, goal].reshape(-1, 3, 3)
+            local = np.einsum("ti,tij->tj", grip - position[:, subject], rotation)
+            columns.append(self._boxes[goal].distance(local))
+        return np.stack(columns, axis=1)
 
-    def _distance(self, seen: _Moment, thing: int) -> np.ndarray:
-        """From the point between the fingertips to the thing's surface: float [T]."""
-        rotation = seen.rotation[:, thing].reshape(-1, 3, 3)
-        local = np.einsum("ti,tij->tj", seen.grip - seen.position[:, thing], rotation)
-        return self._boxes[self._things[thing]].distance(local)
+    def _away(self, position: np.ndarray, sites: np.ndarray) -> np.ndarray:
+        """Sideways from each goal's subject to its place: float [T, G], NaN of goals about joints."""
+        away = np.full((len(position), len(self._goals)), np.nan)
+        for index, goal in enumerate(self._goals):
+            if goal.target in self._body_places:
+                place = position[:, self._body_places.index(goal.target) - len(self._body_places)]
+            elif goal.places:
+                place = sites[:, 1 + self._site_places.index(goal.target)]
+            else:
+                continue
+            away[:, index] = np.linalg.norm((position[:, self._subjects[index]] - place)[:, :2], axis=-1)
+        return away
 
-    def _progress(self, seen: _Moment, goal: int) -> np.ndarray:
-        """Share of the way of a joint to where its predicate turns true, 1 where it is: float [T]."""
-        holds, subject = seen.holds[:, goal], self._goals[goal].subject
-        if holds[0]:
-            return holds.astype(float)
-        joint = seen.joint[:, [*self._parts].index(subject)]
-        share = (joint - joint[0]) / (self._turning[subject] - joint[0])
-        return np.maximum(np.clip(share, 0.0, 1.0), holds)
+    def _progress(self, joints: np.ndarray, holds: np.ndarray) -> np.ndarray:
+        """Share of each joint's way to where its predicate turns true, 1 where it is: float [T, G], NaN of others."""
+        progress = np.full(holds.shape, np.nan)
+        for index, goal in enumerate(self._goals):
+            if goal.places:
+                continue
+            progress[:, index] = holds[:, index]
+            joint = joints[:, [*self._parts].index(goal.subject)]
+            if not holds[0, index]:
+                share = (joint - joint[0]) / (self._turning[index] - joint[0])
+                progress[:, index] = np.maximum(np.clip(share, 0.0, 1.0), holds[:, index])
+        return progress
 
 
 def _boxes(model: mujoco.MjModel, body: int) -> _Boxes:
@@ -151,13 +165,6 @@ def _boxes(model: mujoco.MjModel, body: int) -> _Boxes:
         mujoco.mju_quat2Mat(row, model.geom_quat[geom])
     aabb = model.geom_aabb[solid]
     return _Boxes(aabb[:, :3], aabb[:, 3:], model.geom_pos[solid], rotation.reshape(-1, 3, 3))
-
-
-def _place(env: LiberoEnv, name: str) -> tuple[np.ndarray, int]:
-    """Where a goal puts things: a view of all positions, and the row of the object's body or the region's site."""
-    if name in env.raw.obj_body_id:
-        return env.data.xpos, env.body_of(name)
-    return env.data.site_xpos, env.model.site(name).id
 
 
 def _turning_point(env: LiberoEnv, goal: Goal, part: Part) -> float:

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, Look, Subset
+from configs.schema import STUDY, EnvConfig, Look, Subset
 from data_pipeline.contract import GRIPPER_OPEN
 from data_pipeline.sim.expert.expert import expert_actions
 from data_pipeline.sim.expert.motion import Hand, Style
 from data_pipeline.sim.expert.scene import Scene
 from data_pipeline.sim.expert.skills import pick, place
-from evaluation.failures import Category, judge_milestones
+from evaluation.failures import Category, Verdict, judge_milestones
 
 pytestmark = pytest.mark.sim
 
@@ -152,4 +152,38 @@ def test_a_drawer_half_open_is_out_of_time_and_pushed_back_it_is_dropped():
     stage.env.data.qpos[address] = 0.0  # as if it had been pushed shut
     stage.play(still(GRIPPER_OPEN, 1))
     assert stage.category() is Category.DROPPED
+    stage.env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("subset", "task"), [(subset, task) for subset in STUDY for task in range(10)])
+def test_every_task_of_the_study_can_be_watched(subset, task):
+    stage = Stage(subset, task)
+    stage.start()
+    record = stage.tracker.record()
+    assert [goal["goal"] for goal in record["goals"] if not goal["implied"]] == [
+        " ".join([predicate.lower(), *names]) for predicate, *names in stage.env.goal
+    ]
+    assert all(0.02 < goal["closest_m"] < 0.6 for goal in record["goals"])  # the hand begins above the scene
+    assert all(goal["touched"] is None for goal in record["goals"])
+    assert all(told["touched"] is None and told["moved"] is None for told in record["objects"].values())
+    for goal in record["goals"]:
+        assert goal.get("progress_end", 0.0) == float(goal["end"])
+    stage.env.close()
+
+
+@pytest.mark.slow
+def test_a_long_task_cut_after_its_first_goal_is_told_so():
+    stage = Stage(Subset.LONG, 3)  # the bowl into the drawer, then the drawer shut
+    drawer = "white_cabinet_1_bottom_region"
+    address = stage.env.model.jnt_qposadr[Scene(stage.env).joint_of_region(drawer)]
+    stage.start()
+    actions = expert_actions(stage.env, np.random.default_rng(0))
+    stage.play(actions, lambda env: any(env.held_goals) and not env.grasped_objects())
+    assert judge_milestones(stage.tracker.record()) == Verdict(Category.NOT_GRASPED, f"close {drawer}", 1, 2)
+    stage.play(actions, lambda env: env.data.qpos[address] > -0.06)
+    verdict = judge_milestones(stage.tracker.record())
+    assert (verdict.category, verdict.goal) == (Category.OUT_OF_TIME, f"close {drawer}")
+    assert stage.play(actions)
+    assert all(goal["end"] for goal in stage.tracker.record()["goals"])
     stage.env.close()
