@@ -4,7 +4,7 @@ Same policy (the tiny preset's model with random weights, `no_think`, one thread
 and of steps per query, same thread settings. The reference (see `reference_env.py`) has one environment and asks the
 policy one query at a time; ours has two workers. Environments are built and warm in all of them. One JSON line.
 
-usage: python benchmarks/bench_eval.py [--assets builtin] [--steps 100] [--trials 4] [--only light,...] [--out FILE]
+usage: python benchmarks/bench_eval.py [--assets builtin] [--steps 100] [--trials 8] [--only light,...] [--out FILE]
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,19 @@ class StillPolicy:
         return [Decision(still) for _ in observations]
 
 
+@dataclass
+class Counted:
+    """A policy, and how many queries it was asked at once."""
+
+    policy: Policy
+    calls: list[int] = field(default_factory=list[int])
+
+    def act(self, observations: Sequence[Observation]) -> list[Decision]:
+        """As the policy."""
+        self.calls.append(len(observations))
+        return self.policy.act(observations)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row of the result."""
@@ -58,8 +71,8 @@ class Setting:
     env: EnvConfig
     factory: str = LIBERO
     workers: int = 2
-    slots: int = 2
-    rows: int = 2  # of a batch of the policy
+    slots: int = 4
+    rows: int = 4  # of a batch of the policy
     deterministic: bool = True
 
 
@@ -77,18 +90,19 @@ def run(
 def measure(setting: Setting, policy: Policy, protocol: Protocol, trials: int) -> dict[str, Any]:
     """All figures of one setting. Each seat has built its environment before the clock starts."""
     with SimulatorPool(setting.workers, setting.env, setting.factory, slots=setting.slots) as pool:
-        wall_s, cpu_s, results = 0.0, np.zeros(2), list[EpisodeResult]()
+        wall_s, cpu_s, results, calls = 0.0, np.zeros(2), list[EpisodeResult](), list[int]()
         for subset, task in TASKS:
             identity = Identity(subset.value, "bench", "", protocol, pool.describe(subset, task).fingerprint)
             short = replace(identity, protocol=replace(protocol, max_steps=EXECUTE))
             run(pool, policy, short, task, setting.workers * setting.slots, setting.rows)
-            before = cpu_seconds(pool)
-            seconds, found = run(pool, policy, identity, task, trials, setting.rows)
+            before, counted = cpu_seconds(pool), Counted(policy, calls)
+            seconds, found = run(pool, counted, identity, task, trials, setting.rows)
             wall_s, cpu_s, results = wall_s + seconds, cpu_s + cpu_seconds(pool) - before, [*results, *found]
         memory = [pss_mb(worker.process.pid) for worker in pool.workers]
     assert all(result.steps == protocol.max_steps for result in results), [r.reason for r in results]
     cpu = dict(zip(("driver", "workers"), (cpu_s / len(results)).round(3).tolist(), strict=True))
-    return {**figures(setting, wall_s, results), "cpu_s_per_episode": cpu, "pss_mb_per_worker": memory}
+    batches = {"queries_per_call": round(float(np.mean(calls)), 2)}
+    return {**figures(setting, wall_s, results), **batches, "cpu_s_per_episode": cpu, "pss_mb_per_worker": memory}
 
 
 def figures(setting: Setting, wall_s: float, results: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -169,10 +183,10 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", default="builtin")
     parser.add_argument("--steps", type=int, default=100, help="of each episode, after ten to settle")
-    parser.add_argument("--trials", type=int, default=4, help="of each of the two tasks")
+    parser.add_argument("--trials", type=int, default=8, help="of each of the two tasks")
     parser.add_argument("--only", default="", help="names of the settings to run")
-    parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=2, help="of a batch of the policy")
+    parser.add_argument("--slots", type=int, default=4, help="environments per worker")
+    parser.add_argument("--rows", type=int, default=4, help="of a batch of the policy")
     parser.add_argument("--out", type=Path, help="also append the line to this file")
     options = parser.parse_args(argv)
     protocol = replace(make_protocol(EvalConfig(), EXECUTE, options.steps), success_within_chunk=False)

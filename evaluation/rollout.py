@@ -32,7 +32,10 @@ MAX_ATTEMPTS = 3
 GATHER_S = 0.05
 """How long a ready request waits at least for others, so that they share a forward pass; about the time of a chunk.
 
-At most it waits as long as the last call of the policy took: answering alone would cost the others that much."""
+At most it waits as long as the last call of the policy took: answering alone would cost the others that much. While no
+simulator process lacks work, it waits for a full batch up to FILL_S: that costs nobody's time."""
+
+FILL_S = 1.0
 
 NOT_FINITE = "the policy gave a non-finite action"
 TIME_LIMIT = "step limit"
@@ -89,8 +92,12 @@ class Engine:
     def _patience(self) -> float:
         """How long to wait for answers: until the oldest waiting request should be served."""
         waiting = [e.waiting_since for e in self._running.values() if e.view is not None]
-        gather_s = GATHER_S if self.shows is Shows.IMAGE else 0.0  # a policy that does not look answers at once
-        return max(0.0, min(waiting) + max(gather_s, self._call_s) - time.perf_counter()) if waiting else 1.0
+        if not waiting:
+            return 1.0
+        patience_s = max(GATHER_S, self._call_s) if self.pool.starving else FILL_S
+        if self.shows is not Shows.IMAGE:  # a policy that does not look answers at once
+            patience_s = 0.0
+        return max(0.0, min(waiting) + patience_s - time.perf_counter())
 
     def _shown(self, seat: int, view: View) -> None:
         episode = self._running[seat]

@@ -91,6 +91,11 @@ class SimulatorPool:
             reason = answer.reason
         raise EnvironmentProblem(f"the simulator could not build task {task_id} of {subset.value}: {reason}")
 
+    @property
+    def starving(self) -> bool:
+        """Whether a worker has episodes and nothing to do for them."""
+        return any(worker.episodes and not worker.owed for worker in self.workers)
+
     def free(self) -> list[int]:
         """Seats without an episode, those of the emptiest workers first. A worker to be replaced has none."""
         due = self.recycle or float("inf")

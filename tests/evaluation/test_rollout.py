@@ -84,6 +84,14 @@ def test_worker_count_and_timing_change_nothing(tmp_path: Path) -> None:
         assert max(slow.batches) > 1
 
 
+def test_batches_are_filled_while_no_simulator_lacks_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk takes longer than a request waits for others, but the process has a third episode to work on."""
+    monkeypatch.setenv("FAKE_STEP_S", "0.025")
+    policy = FakePolicy()
+    run(tmp_path, workers=1, slots=3, policy=policy, batch_rows=2, num_trials=2, think_trials=0)
+    assert set(policy.batches[:-4]) == {2}  # at the end others are no longer to come
+
+
 def test_success_at_any_step_or_after_the_chunk(tmp_path: Path) -> None:
     standard = run(tmp_path / "s", think_trials=0)
     nora = run(tmp_path / "n", think_trials=0, protocol="nora")
