@@ -23,7 +23,8 @@ _RELATION = re.compile(
     r"\b(between|next to|(left|right|front) of|center|middle (?!drawer)|at the (front|back)"
     r"|on the (left|right)( and|$))"
 )
-"""Then all that the sentence names stays where it is to each other."""
+"""Then all that this action of the sentence names stays where it is to each other."""
+_NEXT_ACTION = re.compile(r" and (?=(?:put|place|open|close|turn)\b)")
 _SIDE = re.compile(r"\b(?:left|right) (\w+)")  # "the left plate": both plates
 _CLEARANCE_M = 0.02  # between what is moved and anything else: a finger is as thick
 _REACH_M = 0.30, 0.80  # horizontal distance of a body's origin from the robot's base, or as far as it was
@@ -87,8 +88,8 @@ def _groups(env: LiberoEnv) -> list[tuple[str, ...]]:
     groups = [{name} for name in things]
     for pair in touching:
         groups = _joined(groups, {name for name in pair if name is not None})
-    if _RELATION.search(env.instruction):
-        tied = {name for name in things if _noun(name) in env.instruction}
+    for action in filter(_RELATION.search, _NEXT_ACTION.split(env.instruction)):
+        tied = {name for name in things if _noun(name) in action}
         groups = _joined(groups, tied | _regions_of_the_table(env))
     for side in _SIDE.findall(env.instruction):
         groups = _joined(groups, {name for name in things if _noun(name) == side})

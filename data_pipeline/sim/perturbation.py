@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from configs.perturbation import Kind, Magnitude, Perturbation
+from configs.perturbation import MAGNITUDES, Kind, Magnitude, Perturbation
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.instruction_variants import vary
 from data_pipeline.libero_utils import instruction, task_names
@@ -83,19 +83,26 @@ def _turn_camera(env: LiberoEnv, rng: np.random.Generator, size: Magnitude) -> d
     position, axes = data.cam_xpos[camera].copy(), data.cam_xmat[camera].reshape(3, 3).copy()
     height = np.mean([data.xpos[env.body_of(name)][2] for name in env.object_names])
     target = position - axes[:, 2] * (position[2] - height) / axes[2, 2]
-    for direction in rng.uniform(0, 2 * np.pi, 100):
-        arc = np.deg2rad(size.camera_deg) * (np.cos(direction) * axes[:, 0] + np.sin(direction) * axes[:, 1])
-        turn = Rotation.from_rotvec(arc)
-        arm = turn.apply(position - target)
-        elevation = np.rad2deg(np.arcsin(arm[2] / np.linalg.norm(arm)))
-        if _ELEVATION_DEG[0] <= elevation <= _ELEVATION_DEG[1]:
-            break
-    else:
-        raise AssertionError("no direction keeps the camera's elevation; half of them do")
-    model.cam_pos[camera] = target + arm
+    turns = (_turn(axes, direction) for direction in rng.uniform(0, 2 * np.pi, 100))
+    direction, axis = next(found for found in turns if _stays_aloft(found[1], position - target))
+    turn = Rotation.from_rotvec(np.deg2rad(size.camera_deg) * axis)
+    model.cam_pos[camera] = target + turn.apply(position - target)
     mujoco.mju_mat2Quat(model.cam_quat[camera], (turn.as_matrix() @ axes).ravel())
     mujoco.mj_camlight(model, data)
     return {"arc_deg": size.camera_deg, "direction_deg": round(float(np.rad2deg(direction)), 3)}
+
+
+def _turn(axes: np.ndarray, direction: float) -> tuple[float, np.ndarray]:
+    """A direction in the picture's plane, and the axis [3] of an arc that leads there."""
+    return direction, np.cos(direction) * axes[:, 0] + np.sin(direction) * axes[:, 1]
+
+
+def _stays_aloft(axis: np.ndarray, arm: np.ndarray) -> bool:
+    """Whether no strength brings a camera at the end of `arm` [3] too low or too high: directions suit them all."""
+    arcs = [np.deg2rad(size.camera_deg) * axis for size in MAGNITUDES.values()]
+    heights = Rotation.from_rotvec(np.array(arcs)).apply(arm)[:, 2] / np.linalg.norm(arm)
+    low, high = np.sin(np.deg2rad(_ELEVATION_DEG))
+    return bool(((low <= heights) & (heights <= high)).all())
 
 
 def _change_light(env: LiberoEnv, rng: np.random.Generator, size: Magnitude) -> dict[str, Any]:

@@ -85,9 +85,9 @@ def test_the_camera_turns_about_what_it_looks_at_and_nothing_else_changes() -> N
     env = shared(SOUP)
     plain = episode(env, "")
     env.reset(seed=0, init_state=0)
-    before, moved = env.camera(AGENTVIEW), []
+    before, moved, directions = env.camera(AGENTVIEW), [], set()
     for strength in STRENGTHS:
-        drawn(env, Kind.CAMERA, strength)
+        directions.add(drawn(env, Kind.CAMERA, strength)["direction_deg"])
         after = env.camera(AGENTVIEW)
         turned = np.arccos((np.trace(before.rotation.T @ after.rotation) - 1) / 2)
         assert np.rad2deg(turned) == pytest.approx(MAGNITUDES[strength].camera_deg, abs=1e-4)
@@ -96,6 +96,7 @@ def test_the_camera_turns_about_what_it_looks_at_and_nothing_else_changes() -> N
         assert not np.array_equal(frames[0], plain[0])
         assert equal(frames[1::3] + frames[2::3], plain[1::3] + plain[2::3])  # the wrist's pictures, and the states
     assert moved == sorted(moved)
+    assert len(directions) == 1
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,13 @@ def test_the_instruction_is_another_and_the_episode_the_same() -> None:
     said = [begin(env, Perturbation(Kind.INSTRUCTION, strength), 0, 0).instruction for strength in STRENGTHS]
     assert len({env.instruction, *said}) == 4
     assert begin(env, Perturbation(Kind.CAMERA, 1), 0, 0).instruction == env.instruction
+
+
+def test_where_a_thing_is_put_moves_on_its_own() -> None:
+    """`pick up the black bowl next to the ramekin and place it on the plate`"""
+    moved = drawn(shared((Subset.SPATIAL, 1)), Kind.LAYOUT, 2)["moved_m"]
+    assert moved["akita_black_bowl_1"] == moved["akita_black_bowl_2"] == moved["glazed_rim_porcelain_ramekin_1"]
+    assert moved["plate_1"] != moved["akita_black_bowl_1"]
 
 
 def test_the_left_and_the_right_plate_keep_their_sides() -> None:
