@@ -36,6 +36,7 @@ from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
 from experiment.views import Marker, View, ViewState, markers, state
+from training.base_folder import folder_digest
 
 
 def evaluate(values: Namespace) -> int:
@@ -173,8 +174,6 @@ def _base_of(store: Store, adapter: StageNode, card: Mapping[str, Any]) -> Stage
     manifest = store.whole(adapter.stage, adapter.key)
     if manifest is not None and "base" in manifest.inputs:
         return stored_node("base", "", manifest.inputs["base"]["key"])
-    from training.lora_model import folder_digest  # torch: only for adapters from elsewhere
-
     for _, candidate in store.manifests("base"):
         if folder_digest(store.entry("base", candidate.key) / "base") == card["base_digest"]:
             return stored_node("base", "", candidate.key)

@@ -24,6 +24,8 @@ from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
+from training.action_tokenizer import ACTION_TOKENIZER_FILE
+from training.base_folder import TINY
 from training.dataset import (
     ACTION,
     REASONING,
@@ -37,7 +39,7 @@ from training.dataset import (
     role_totals,
 )
 from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
-from training.lora_model import ACTION_TOKENIZER_FILE, TINY, make_layout
+from training.lora_model import make_layout
 from training.lora_trainer import METRICS_FILE, Run, fit, make_accelerator, set_threads
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 from training.train_inputs import make_actions

@@ -20,7 +20,7 @@ class AdapterCard:
     """What an adapter was trained as."""
 
     base: str  # name of the base model: a hub id with its revision, or tiny:/local: and its digest
-    base_digest: str  # of the base folder's contents: see lora_model.folder_digest
+    base_digest: str  # of the base folder's contents: see base_folder.folder_digest
     phase: PhaseSpec
     subset: Subset
     horizon: int  # steps per chunk

@@ -25,86 +25,17 @@ from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import EnvironmentProblem
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
+from training.base_folder import TINY, BaseFolder, locate_base
 from training.card import AdapterCard, load_card, save_card
 from training.layout import Layout, Vocabulary
 from training.tiny_backbone import add_numbered_tokens, visual_tokens
 from training.warm_base import BaseKey, WarmBase
 
-TINY = "tiny"
-
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 """Full names of the adapted layers. Anchored: a list of suffixes would also hit the vision tower's MLP."""
 
-_DIGESTED = ("config.json", "*.safetensors", "tokenizer.json")
-_BLOCK = 1 << 20
-_WHOLE_FILE = 256 * _BLOCK
-_SAMPLED_BLOCKS = 64
-
 
 # ------------------------------------------------------------------ the base
-
-
-@dataclass(frozen=True)
-class BaseFolder:
-    """A base model on this machine."""
-
-    path: Path
-    name: str  # what an adapter calls it; never a path
-    digest: str
-
-
-def locate_base(base: str, revision: str = "", folder: Path | None = None) -> BaseFolder:
-    """Find the base model's files.
-
-    base: `tiny` (then `folder` is what its stage made), a local folder, or a hub id (cached, or fetched here).
-    Raises ConfigError or EnvironmentProblem with the remedy.
-    """
-    if base == TINY:
-        check(folder is not None, "model.base=tiny is trained by the stage `base`; run the study, or give its folder")
-        assert folder is not None
-        digest = folder_digest(folder)
-        return BaseFolder(folder, f"{TINY}:{digest[:16]}", digest)
-    if Path(base).is_dir():
-        digest = folder_digest(Path(base))
-        return BaseFolder(Path(base), f"local:{digest[:16]}", digest)
-    path = _snapshot(base, revision)
-    return BaseFolder(path, f"{base}@{revision or path.name}", folder_digest(path))
-
-
-def _snapshot(base: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
-    try:
-        return Path(snapshot_download(base, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise EnvironmentProblem(
-            f"model.base={base!r}: no such folder, and the hub cannot be reached ({type(error).__name__}). "
-            f"Run `hf download {base}` where there is a network, give a local folder, or use preset=tiny"
-        ) from error
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 of a model folder's configuration, weights and tokenizer.
-
-    Of a file above 256 MiB: its size and 64 evenly spaced blocks of 1 MiB. Raises EnvironmentProblem where there is
-    no config.json.
-    """
-    if not (folder / "config.json").is_file():
-        raise EnvironmentProblem(f"{folder} is not a model folder: no config.json")
-    digest = hashlib.sha256()
-    for path in sorted({p for pattern in _DIGESTED for p in folder.glob(pattern)}):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            if size <= _WHOLE_FILE:
-                digest.update(file.read())
-                continue
-            for number in range(_SAMPLED_BLOCKS):
-                file.seek((size - _BLOCK) * number // (_SAMPLED_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
 
 
 def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:

@@ -30,15 +30,14 @@ from configs.slices import TrainSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext
 from training.action_tokenizer import FastTokenizer
+from training.base_folder import BaseFolder, locate_base
 from training.card import AdapterCard, package_versions
 from training.dataset import SamplingPlan, StepInput, StepInputs, TrainingData
 from training.layout import ROLES, role_weights
 from training.lora_model import (
-    BaseFolder,
     add_flow_tokens,
     attach_lora,
     load_base,
-    locate_base,
     make_layout,
     save_adapter,
     tokenizer_digest,

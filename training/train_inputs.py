@@ -15,9 +15,9 @@ from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations, load_flow_tokens
 from training import action_tokenizer
-from training.action_tokenizer import FastTokenizer
+from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
+from training.base_folder import TINY, BaseFolder
 from training.dataset import ACTION, FLOW, REASONING, TrainingData, action_chunk, load_training_data
-from training.lora_model import ACTION_TOKENIZER_FILE, TINY, BaseFolder
 
 
 def load_data(config: TrainSlice, context: StageContext, statistics: ActionStatistics) -> TrainingData:

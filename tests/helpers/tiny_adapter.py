@@ -15,14 +15,13 @@ from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.libero_utils import SUITE_OF
 from training import action_tokenizer
 from training.action_tokenizer import FastTokenizer
+from training.base_folder import TINY, locate_base
 from training.card import AdapterCard, package_versions
 from training.lora_model import (
     ACTION_TOKENIZER_FILE,
-    TINY,
     add_flow_tokens,
     attach_lora,
     load_base,
-    locate_base,
     save_adapter,
     tokenizer_digest,
 )

@@ -23,15 +23,14 @@ from tests.helpers.tiny_adapter import (
     write_tiny_adapter,
     write_tiny_base,
 )
+from training.base_folder import folder_digest, locate_base
 from training.card import load_card
 from training.lora_model import (
     TARGETS,
     add_flow_tokens,
     attach_lora,
-    folder_digest,
     load_adapter,
     load_base,
-    locate_base,
 )
 from training.tiny_backbone import build_config, build_model, build_tokenizer
 
