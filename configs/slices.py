@@ -186,6 +186,26 @@ class ControlSlice(EvaluateSlice):
 
 
 @dataclass(frozen=True)
+class FullCheckpoint:
+    """A whole model that was not trained here, and how its numbers are read."""
+
+    name: str  # hub id, with @revision where one was given; local:<digest> for a folder
+    action: ActionConfig  # of which only tokenizer and horizon are read
+    image_size: int
+    system_prompt: bool
+    statistics: str = "{}"  # JSON text {key: record} of what was named; empty: what comes with the model
+    unnorm_key: str = ""  # "": the suite's, by its usual names
+    path: str = not_in_key("")  # of a folder; "" for a hub id
+
+
+@dataclass(frozen=True)
+class FullSlice(EvaluateSlice):
+    """Stage `full`: as `evaluate`, of a full checkpoint. No inputs."""
+
+    checkpoint: FullCheckpoint | None = None
+
+
+@dataclass(frozen=True)
 class ReportSlice:
     """Stage `report`: results.{md,csv,html}. Inputs `evaluate/<slug>`, `train/<slug>` for every run."""
 

@@ -7,10 +7,12 @@ picture: ROT180. Continuous coordinates have pixel centres at +0.5, x to the rig
 
 from __future__ import annotations
 
+import io
 from enum import Enum
 
 import cv2
 import numpy as np
+from PIL import Image
 
 
 class ImageFrame(Enum):
@@ -64,3 +66,16 @@ def policy_image(image_gl: np.ndarray, size: int) -> np.ndarray:
         return image
     shrink = size < image.shape[0]
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC)
+
+
+def openvla_image(image_gl: np.ndarray, size: int) -> np.ndarray:
+    """What OpenVLA's LIBERO evaluation shows, and NORA's with it: ROT180, JPEG and back, Lanczos to size x size.
+
+    Source: `get_libero_image` and `resize_image` of openvla's experiments/robot (TensorFlow's encode_jpeg at its
+    defaults, quality 95 and halved chroma, and lanczos3 with antialiasing; Pillow's are the same filters, other code,
+    so that single values differ). image_gl: uint8 [H, W, 3], GL frame. Returns uint8 [size, size, 3].
+    """
+    file = io.BytesIO()
+    Image.fromarray(cv2.flip(image_gl, -1)).save(file, "JPEG", quality=95, subsampling="4:2:0")
+    with Image.open(file) as image:
+        return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))

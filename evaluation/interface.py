@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,9 @@ from evaluation.decoding import ActionConstraint, CodeAutomaton
 from training.action_tokenizer import FastTokenizer
 from training.dataset import action_chunk
 
+Picture = Callable[[np.ndarray, int], np.ndarray]
+"""How a frame, uint8 [R, R, 3] ImageFrame.GL, becomes what a policy of that many pixels sees, uint8 [S, S, 3]."""
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -25,10 +28,11 @@ class Interface:
     tokenizer: FastTokenizer
     statistics: ActionStatistics
     image_size: int  # pixels, square
+    picture: Picture = policy_image
 
     def see(self, image_gl: np.ndarray) -> np.ndarray:
         """A frame of the simulator or of a file, uint8 [R, R, 3] ImageFrame.GL -> uint8 [S, S, 3] as the policy's."""
-        return policy_image(image_gl, self.image_size)
+        return self.picture(image_gl, self.image_size)
 
     def codes(self, actions: np.ndarray, step: int) -> list[int]:
         """What training teaches to write at `step` of an episode of environment actions [T, 7]."""

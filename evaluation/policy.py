@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from configs.schema import Mode, canonical, check
+from configs.schema import Mode, TrainerConfig, canonical, check
 from configs.slices import EvaluateSlice
+from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import make_protocol
 from evaluation.generation import Generator, Request, Written
-from evaluation.interface import Interface
+from evaluation.interface import Interface, Picture
 from evaluation.libero_eval import Subject
 from evaluation.policy_api import Decision, Observation
 from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
@@ -55,9 +56,9 @@ class _Query:
 class VlaPolicy:
     """A vision-language-action model as a `Policy`."""
 
-    def __init__(self, loaded: LoadedPolicy, batching: Batching) -> None:
+    def __init__(self, loaded: LoadedPolicy, batching: Batching, picture: Picture = policy_image) -> None:
         self._layout: Layout = loaded.layout
-        self._interface = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size)
+        self._interface = Interface(loaded.action_tokenizer, loaded.statistics, loaded.card.image_size, picture)
         self._tokenizer = loaded.tokenizer
         self._batching = batching
         self._prompts: dict[str, tuple[int, ...]] = {}
@@ -149,16 +150,26 @@ def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Sub
     adapter: output of a train stage, or a checkpoint folder itself; base: output of the base stage, or None for a hub
     model. Raises ConfigError where the adapter does not fit the settings.
     """
-    if config.trainer.torch_threads:
-        torch.set_num_threads(config.trainer.torch_threads)
     checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
-    device = _device(config.trainer.device)
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    device, dtype = placement(config.trainer)
     loaded = load_adapter(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
+    return as_subject(config, loaded, folder_digest(checkpoint))
+
+
+def as_subject(config: EvaluateSlice, loaded: LoadedPolicy, digest: str, picture: Picture = policy_image) -> Subject:
+    """A loaded model as what the stage evaluates. Raises ConfigError where it does not fit the settings."""
     _check_fit(config, loaded)
     batching = Batching(config.eval.batch_rows, config.eval.deterministic, config.eval.max_new_tokens)
     card = canonical(loaded.card, key_only=False)
-    return Subject(VlaPolicy(loaded, batching), folder_digest(checkpoint), card)
+    return Subject(VlaPolicy(loaded, batching, picture), digest, card)
+
+
+def placement(config: TrainerConfig) -> tuple[str, torch.dtype]:
+    """Device and number format of inference; sets torch's threads where the settings name them."""
+    if config.torch_threads:
+        torch.set_num_threads(config.torch_threads)
+    device = _device(config.device)
+    return device, torch.float32 if device == "cpu" else torch.bfloat16
 
 
 def _check_fit(config: EvaluateSlice, loaded: LoadedPolicy) -> None:

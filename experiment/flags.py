@@ -144,9 +144,12 @@ def _train_flags(parser: Parser) -> None:
 
 def _evaluate_flags(parser: Parser) -> None:
     controls = ", ".join(control.value for control in Control)
-    parser.flag("model_type", required=True, help=f"the phase of the adapter; or a control, without one: {controls}")
+    parser.flag("model_type", required=True, help=f"the phase of the adapter; full; or a control: {controls}")
     parser.flag("libero_subset", required=True, help="spatial, object, goal, long (libero_10 is long), or 90")
-    parser.flag("lora_path", help="an adapter, e.g. outputs/<phase>/<subset>/checkpoint-final")
+    text = "an adapter, e.g. outputs/<phase>/<subset>/checkpoint-final; of full: a model's folder or hub id[@revision]"
+    parser.flag("lora_path", help=text)
+    parser.flag("statistics", help="of full: a file of action statistics, or nora; default: what comes with the model")
+    parser.flag("unnorm_key", help="of full: the entry of those statistics; default: the suite's")
     parser.flag("tasks", help="some of the subset's tasks, e.g. 0,3 or 0-34,38; a row of their own in the table")
     parser.flag("num_trials", help="episodes per task; the i-th begins in the i-th official initial state")
     parser.flag("mode", choices=("no_think", "think", "both"))

@@ -17,6 +17,8 @@ from configs.slices import (
     DemosSlice,
     EvaluateSlice,
     FlowSlice,
+    FullCheckpoint,
+    FullSlice,
     OfficialSlice,
     RegenerateSlice,
     ReportSlice,
@@ -36,6 +38,8 @@ STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
 """What a phase's segments are made from -> the stage that makes it, which is also the input's name in training."""
 
 
+FULL = "full"
+"""The stage of a model that was trained elsewhere, and what `--model_type` calls one."""
 GROUP_MARK = " #"
 _ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows", "perturb")
 """Settings of an evaluation that do not keep its rows out of another's table (perturbed ones have their own there)."""
@@ -259,6 +263,12 @@ def control_node(run: Run, control: Control) -> StageNode:
     """A control that needs no data."""
     slice_ = ControlSlice(**vars(run.rollouts((Mode.NO_THINK,))), control=control)
     return make_node("control", run.slug_of(control.value) + run.perturbed, slice_, {})
+
+
+def full_node(run: Run, checkpoint: FullCheckpoint) -> StageNode:
+    """Rollouts of a model that was trained elsewhere."""
+    slice_ = FullSlice(**vars(run.rollouts((Mode.NO_THINK,))), checkpoint=checkpoint)
+    return make_node(FULL, run.slug_of(FULL) + run.perturbed, slice_, {})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset, parse_tasks, task
 from data_pipeline.sim.assets import check_objects
 from experiment import compose
 from experiment.cli import typed_command
+from experiment.full import check_none_given, full_checkpoint
 from experiment.plan import (
+    FULL,
     GROUP_MARK,
     Data,
     Places,
@@ -26,6 +28,7 @@ from experiment.plan import (
     evaluate_node,
     evaluate_view,
     expert_views,
+    full_node,
     replay_node,
     table_group,
     table_title,
@@ -43,7 +46,11 @@ def evaluate(values: Namespace) -> int:
     """Roll out the adapter at `--lora_path`, or a control; its row joins the table."""
     subset, places = parse_subset(values.libero_subset, tuple(Subset)), places_of(values)
     control = next((control for control in Control if control.value == values.model_type), None)
-    wanted = _control(values, subset, control, places) if control else _adapter(values, subset, places)
+    if values.model_type == FULL:
+        wanted = _full(values, subset)
+    else:
+        check_none_given(values)
+        wanted = _control(values, subset, control, places) if control else _adapter(values, subset, places)
     config, group = wanted.run.config, table_group(wanted.title, wanted.node)
     check_objects(config.env, subset, wanted.run.tasks)
     study = Study(
@@ -114,6 +121,18 @@ def _control(values: Namespace, subset: Subset, control: Control, places: Places
     node = replay_node(run_, places, workers) if replays else control_node(run_, control)
     views = tuple(expert_views(Data(config, sources, places, workers))) if replays else ()
     return _Wanted(run_, node, table_title(config, sources), prepared.said, views=views)
+
+
+def _full(values: Namespace, subset: Subset) -> _Wanted:
+    """A model that was trained elsewhere, in a table of its own."""
+    first_phase = next(iter(compose.phase_files().values()))
+    prepared = prepare(first_phase, values, _table_subsets(subset), find=named_source)
+    config, sources = prepared.resolved.config, prepared.resolved.sources
+    checkpoint, called, said = full_checkpoint(values, config, subset)
+    tasks, apart = _tasks(values.tasks, config, subset)
+    run_ = Run(config, subset, sources, _joined(called, apart), tasks=tasks)
+    title = table_title(replace(config, model=replace(config.model, base=checkpoint.name)), sources)
+    return _Wanted(run_, full_node(run_, checkpoint), title, (*prepared.said, *said))
 
 
 def _table_subsets(subset: Subset) -> tuple[Subset, ...]:

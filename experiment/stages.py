@@ -47,6 +47,7 @@ STAGES: dict[str, StageKind] = {
         "evaluation.replay:run_replay", "torch", version=3, typical_s=25
     ),  # there, because of its warm simulators
     "control": StageKind("evaluation.controls:run_control", "torch", typical_s=25),
+    "full": StageKind("evaluation.full_checkpoint:run_full", "torch", typical_s=50),
     "report": StageKind("evaluation.report:run_report", "light", typical_s=10),
 }
 """Where each stage's code is. The flow stage moves to a torch worker when its backend is a network (`make_node`)."""

@@ -20,7 +20,7 @@ from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3
 RETRY_ERRORS = "--retry-errors"
-EVALUATIONS = ("evaluate", "replay", "control")  # stages whose output is a row of the table
+EVALUATIONS = ("evaluate", "replay", "control", "full")  # stages whose output is a row of the table
 
 
 @dataclass(frozen=True)

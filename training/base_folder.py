@@ -26,10 +26,11 @@ class BaseFolder:
     digest: str
 
 
-def locate_base(base: str, revision: str = "", folder: Path | None = None) -> BaseFolder:
+def locate_base(base: str, revision: str = "", folder: Path | None = None, asked: str = "model.base=") -> BaseFolder:
     """Find the base model's files.
 
     base: `tiny` (then `folder` is what its stage made), a local folder, or a hub id (cached, or fetched here).
+    asked: what the user wrote before it.
     Raises ConfigError or EnvironmentProblem with the remedy.
     """
     if base == TINY:
@@ -40,11 +41,11 @@ def locate_base(base: str, revision: str = "", folder: Path | None = None) -> Ba
     if Path(base).is_dir():
         digest = folder_digest(Path(base))
         return BaseFolder(Path(base), f"local:{digest[:16]}", digest)
-    path = _snapshot(base, revision)
+    path = _snapshot(base, revision, asked)
     return BaseFolder(path, f"{base}@{revision or path.name}", folder_digest(path))
 
 
-def _snapshot(base: str, revision: str) -> Path:
+def _snapshot(base: str, revision: str, asked: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -53,7 +54,7 @@ def _snapshot(base: str, revision: str) -> Path:
         return Path(snapshot_download(base, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise EnvironmentProblem(
-            f"model.base={base!r}: no such folder, and the hub cannot be reached ({type(error).__name__}). "
+            f"{asked}{base!r}: no such folder, and the hub cannot be reached ({type(error).__name__}). "
             f"Run `hf download {base}` where there is a network, give a local folder, or use preset=tiny"
         ) from error
 

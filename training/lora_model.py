@@ -35,12 +35,25 @@ TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(ga
 """Full names of the adapted layers. Anchored: a list of suffixes would also hit the vision tower's MLP."""
 
 
+_MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
 # ------------------------------------------------------------------ the base
 
 
 def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
-    """Model (evaluation mode) and tokenizer of a base folder. Asserts the tie where the configuration asks for it."""
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    """Model (evaluation mode) and tokenizer of a model folder, in the key layout of transformers 4 or 5.
+
+    Asserts the tie where the configuration asks for it. Raises ConfigError where the weights are not those of the model
+    class: missing ones would be random.
+    """
+    loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True
+    )
+    model, info = loaded
+    wrong = [f"{what.partition('_')[0]} {sorted(map(str, info[what]))[0]}" for what in _MISFITS if info[what]]
+    check(not wrong, f"{folder} holds no Qwen2.5-VL model as NORA is one: {'; '.join(wrong)}")
+    model.eval()
     if model.config.tie_word_embeddings:
         assert model.lm_head.weight is model.get_input_embeddings().weight, "the head is not tied to the embeddings"
     return model, load_tokenizer(folder)
@@ -166,7 +179,7 @@ def load_adapter(
     folder = _find_base(card, base)
     _check_base(card, folder, checkpoint)
     key = BaseKey(folder.digest, device, dtype)
-    loaded = warm.take(key, TARGETS, lambda: _on_device(load_base(folder.path, dtype)[0], device))
+    loaded = warm.take(key, TARGETS, lambda: on_device(load_base(folder.path, dtype)[0], device))
     tokenizer = load_tokenizer(checkpoint)
     fit_embedding(loaded.model, len(tokenizer), seed=0)  # its new rows come from the adapter
     adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
@@ -185,7 +198,8 @@ def load_adapter(
     )
 
 
-def _on_device(model: Any, device: str) -> Any:
+def on_device(model: Any, device: str) -> Any:
+    """The model, moved there. (Its own `to` has a type that a checker cannot follow.)"""
     return model.to(device)
 
 

@@ -243,9 +243,36 @@ def test_libero_90_is_evaluated_where_its_objects_are(project, capsys):
     assert row_of(project, "zero@tasks7/90")
 
 
+FULL = "python scripts/evaluate.py --model_type full --libero_subset object action.tokenizer=physical-intelligence/fast"
+
+
+def test_a_full_checkpoint_is_a_table_of_its_own(project, capsys):
+    assert type_in("python scripts/evaluate.py --model_type zero --libero_subset object") == 0
+    (project / "my model").mkdir()
+    (project / "my model" / "config.json").write_text("{}")
+    five = "action.horizon=5 action.execute=5"
+    assert type_in(f"{FULL} --lora_path 'my model' {five}") == 2
+    assert "there: none. Name one of them with --unnorm_key" in capsys.readouterr().err
+    assert type_in(f"{FULL} --lora_path 'my model' --statistics nora {five}") == 0
+    assert "full checkpoint: local:" in capsys.readouterr().out
+    table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
+    assert table == ["| full@my-model/object |"]
+    hub = "declare-lab/nora-long-finetuned-libero-object@" + "a" * 40
+    assert type_in(f"{FULL} --lora_path {hub}") == 2
+    assert "predicts chunks of 5, and action.horizon=8; add action.horizon=5" in capsys.readouterr().err
+    assert type_in(f"{FULL} --lora_path {hub} {five}") == 0
+    assert row_of(project, "full@nora-long-finetuned-libero-object/object")
+    assert not row_of(project, "full@my-model/object")
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
+        ("--model_type full --lora_path x", "action.tokenizer=fit, but a full checkpoint"),
+        ("--model_type full --lora_path x action.tokenizer=y", "--lora_path 'x': no such folder, and no hub id"),
+        ("--model_type full --lora_path a/b@main action.tokenizer=y", "with @ and 40 hex digits"),
+        ("--model_type full --mode think --lora_path a/b action.tokenizer=y", "has no reasoning"),
+        ("--model_type zero --statistics nora", "--statistics is for --model_type full"),
         ("--model_type zero --lora_path x", "zero is a control and has no adapter"),
         ("--model_type zero --mode think", "zero is a control and cannot think"),
         ("--model_type baseline", "--lora_path is needed"),
