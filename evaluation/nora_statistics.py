@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema import ConfigError, check
-from data_pipeline.action_stats import MASK
+from data_pipeline.contract import ACTION_DIM
 
 NORA = "nora"
 """What `--statistics` calls NORA's own bounds."""
@@ -53,8 +53,9 @@ Entries = Mapping[str, Mapping[str, Any]]
 
 def nora_entries() -> Entries:
     """NORA's bounds in OpenVLA's layout."""
+    mask = [True] * (ACTION_DIM - 1) + [False]  # the gripper stands as it is
     return {
-        suite: {"action": {"q01": list(low), "q99": list(high), "mask": MASK.tolist()}}
+        suite: {"action": {"q01": list(low), "q99": list(high), "mask": mask}}
         for suite, (low, high) in _NORA_BOUNDS.items()
     }
 

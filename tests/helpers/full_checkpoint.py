@@ -1,4 +1,4 @@
-"""A small whole model as others publish one: config.json, safetensors, tokenizer, in the layout of transformers 4 or 5."""
+"""A small whole model as others publish one: configuration, weights, tokenizer, as transformers 4 or 5 writes them."""
 
 from __future__ import annotations
 
