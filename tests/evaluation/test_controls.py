@@ -175,3 +175,10 @@ def test_a_control_is_a_subject_whose_identity_is_its_name() -> None:
     digests = {make_control(c, 4).adapter for c in Control if c is not Control.REPLAY}
     assert len(digests) == 3
     assert isinstance(make_control(Control.ZERO, 4), Subject)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_the_expert_gives_up_what_it_has_no_skill_for(tmp_path: Path) -> None:
+    config = make_slice(Control.EXPERT, LIGHT, subset=Subset.NINETY, tasks=(39,), num_trials=1)
+    assert through_the_engine(config, tmp_path / "w") == [(39, 0, False, 0, "no skill for turnoff flat_stove_1")]
