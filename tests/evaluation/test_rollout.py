@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -123,54 +119,6 @@ def test_an_interrupted_stage_resumes_without_repeating(tmp_path: Path) -> None:
     run(work)
     assert 3 <= finished < 10
     assert (work / "episodes.jsonl").read_bytes() == (tmp_path / "whole/episodes.jsonl").read_bytes()
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-from tests.evaluation.test_rollout import run
-run(Path(sys.argv[1]), num_trials=8)
-"""
-
-
-def test_sigkill_of_the_driver_then_resume_gives_the_same_records(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", num_trials=8)
-    work = tmp_path / "killed"
-    environment = {**os.environ, "FAKE_STEP_S": "0.02", "PYTHONPATH": os.getcwd()}
-    for rows_before_the_kill in (2, 5):
-        process = subprocess.Popen([sys.executable, "-c", DRIVER, str(work)], env=environment, start_new_session=True)
-        while _rows(work / "ledger.sqlite") < rows_before_the_kill:
-            time.sleep(0.01)
-        children = _children(process.pid)
-        assert children
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert gone(children, within_s=5.0)
-    assert not (work / "episodes.jsonl").exists()
-    assert run(work, num_trials=8) == whole
-    assert (work / "episodes.jsonl").read_bytes() == (tmp_path / "whole/episodes.jsonl").read_bytes()
-
-
-def _rows(ledger: Path) -> int:
-    if not ledger.exists():
-        return 0
-    try:
-        with closing(sqlite3.connect(ledger, timeout=5)) as db:
-            return db.execute("select count(*) from episodes").fetchone()[0]
-    except sqlite3.OperationalError:  # the table is not there yet
-        return 0
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
 
 
 def gone(pids: list[int], within_s: float) -> bool:
