@@ -11,7 +11,7 @@ from html import escape
 
 from configs.schema import STUDY, Subset
 from data_pipeline.html_page import document, head_row, notes, section, table
-from evaluation import endings
+from evaluation import endings, speed
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.robustness import HEAD, Robustness
@@ -53,12 +53,13 @@ def render_page(story: Story) -> str:
         _heat(story),
         endings.endings_section(story.endings),
         _losses(story),
+        speed.speed_section(story.speeds),
         _decoding(story.decoding),
         _rollouts(story.scenes),
         _published(),
         _provenance(story),
     )
-    return document(story.title, sections, _STYLE + endings.STYLE)
+    return document(story.title, sections, _STYLE + endings.STYLE + speed.STYLE)
 
 
 def _results(rows: Sequence[Row]) -> str:

@@ -43,8 +43,8 @@ class Episode:
         instruction = view.description.instruction
         return Observation(image, instruction, protocol_think, view.steps, kept, self.key, view.advice)
 
-    def learn(self, decision: Decision, freeze_chunks: int, latency_s: float) -> None:
-        """Book-keeping after the policy answered, `latency_s` after it was asked."""
+    def learn(self, decision: Decision, freeze_chunks: int) -> None:
+        """Book-keeping after the policy answered."""
         assert self.view is not None
         if self.kept_for > 0 and self.kept:
             self.kept_for -= 1
@@ -52,7 +52,7 @@ class Episode:
             self.kept, self.kept_for = decision.reasoning, freeze_chunks - 1
         if decision.text:
             self.thoughts.append((self.view.steps, decision.text))
-        self.latency_s.append(round(latency_s, 4))
+        self.latency_s.append(round(decision.latency_s, 4))
         self.tokens.append(decision.tokens)
         self.free_decodable += decision.free_decodable
         self.forced += decision.forced

@@ -151,15 +151,17 @@ def read_episodes(folder: Path, summary: Mapping[str, Any]) -> list[EpisodeResul
     return results
 
 
+def with_timings(folder: Path, results: Sequence[EpisodeResult]) -> list[EpisodeResult]:
+    """The rows with what lies in timings.jsonl."""
+    timings = {key_of(row): row for row in read_lines(folder / TIMINGS)}
+    return [replace(r, timing={k: v for k, v in timings[r.key].items() if k not in asdict(r.key)}) for r in results]
+
+
 def read_finished(folder: Path) -> list[Finished]:
     """Rows, timings and traces of the episodes that are no errors."""
     results = [r for r in read_episodes(folder, read_summary(folder)) if r.outcome is not Outcome.ERROR]
     traces = read_traces(folder, [result.key for result in results])
-    timings = {key_of(row): row for row in read_lines(folder / TIMINGS)}
-    return [
-        Finished(replace(r, timing={k: v for k, v in timings[r.key].items() if k not in asdict(r.key)}), traces[r.key])
-        for r in results
-    ]
+    return [Finished(result, traces[result.key]) for result in with_timings(folder, results)]
 
 
 def read_traces(folder: Path, keys: Iterable[EpisodeKey]) -> dict[EpisodeKey, Trace]:

@@ -1,6 +1,7 @@
 """Stage `report`: finished evaluations -> results.md, results.csv, results.html and the videos the page shows.
 
-A pure function of episodes.jsonl, summary.json and metrics.jsonl of its inputs: the same files give the same bytes.
+A pure function of its inputs' episodes.jsonl, summary.json, timings.jsonl and metrics.jsonl: the same files give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from data_pipeline.contract import StageContext
 from data_pipeline.whole_files import write_text
 from evaluation.page import render_page
 from evaluation.published import PUBLISHED
-from evaluation.records import VIDEOS, read_episodes, read_lines, read_summary
+from evaluation.records import VIDEOS, read_episodes, read_lines, read_summary, with_timings
 from evaluation.robustness import HEAD, Robustness
 from evaluation.story import Story, tell
 from evaluation.table import AVERAGE, DASH, Comparison, Row, RunRecord, check_mergeable, columns_of, heading
@@ -58,7 +59,7 @@ def read_record(slug: str, inputs: Mapping[str, Path]) -> RunRecord:
     """One run from its folders. Raises ConfigError where its rows are not those that its summary describes."""
     folder = inputs[f"evaluate/{slug}"]
     summary = read_summary(folder)
-    episodes = tuple(read_episodes(folder, summary))
+    episodes = tuple(with_timings(folder, read_episodes(folder, summary)))
     train = inputs.get(f"train/{slug}")
     metrics = train / METRICS if train is not None else None
     losses = tuple(read_lines(metrics)) if metrics is not None and metrics.is_file() else ()

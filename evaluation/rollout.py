@@ -132,7 +132,7 @@ class Engine:
         episode = self._running[seat]
         view = episode.view
         assert view is not None
-        episode.learn(decision, self.protocol.freeze_chunks, self._call_s)
+        episode.learn(decision, self.protocol.freeze_chunks)
         episode.view = None
         if decision.gives_up:
             self._finish(seat, episode.result(view, Outcome.FAILURE, decision.gives_up))

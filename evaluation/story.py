@@ -14,6 +14,7 @@ from evaluation.endings import Ending, endings
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.records import film_name
 from evaluation.robustness import Robustness, robustness
+from evaluation.speed import Speed, speeds
 from evaluation.table import Cell, Comparison, Row, RunRecord, compare, make_rows, task_cells
 
 
@@ -76,6 +77,7 @@ class Story:
     comparisons: tuple[Comparison, ...]
     robustness: tuple[Robustness, ...]
     endings: tuple[Ending, ...]
+    speeds: tuple[Speed, ...]
     decoding: tuple[Decoding, ...]
     curves: tuple[Curve, ...]
     scenes: tuple[Scene, ...]
@@ -107,6 +109,7 @@ def tell(records: Sequence[RunRecord], title: str) -> Story:
         comparisons=tuple(compare(plain, rows)),
         robustness=tuple(robustness(records)),
         endings=endings(plain, rows),
+        speeds=speeds(plain, rows),
         decoding=tuple(_decoding(plain, row) for row in rows),
         curves=tuple(_curve(record) for record in plain if record.losses),
         scenes=_scenes(records),
@@ -151,7 +154,7 @@ def _curve(record: RunRecord) -> Curve:
 
 
 def _scenes(records: Sequence[RunRecord]) -> tuple[Scene, ...]:
-    """Filmed episodes grouped by what they show; first those where the rows disagree."""
+    """Filmed episodes grouped by what they show; first those where the rows disagree, then where most can be seen."""
     groups: dict[tuple[str, int, int], list[Clip]] = {}
     for record in records:
         filmed = set(record.summary["videos"])
@@ -165,7 +168,7 @@ def _scenes(records: Sequence[RunRecord]) -> tuple[Scene, ...]:
         Scene(subset, clips[0].episode.instruction, init_state, tuple(clips))
         for (subset, _, init_state), clips in groups.items()
     ]
-    return tuple(sorted(scenes, key=lambda scene: not scene.disagree))
+    return tuple(sorted(scenes, key=lambda scene: (not scene.disagree, -len(scene.clips))))
 
 
 def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ def write_run(
     look: str = "light",
     settle_steps: int = 10,
     base: str = "tiny:abc",
+    latency_s: float = 0.1,
     control: bool = False,
     execute: int = 4,
 ) -> None:
@@ -77,7 +78,7 @@ def write_run(
                 38,
                 text,
                 fingerprint=identity.fingerprint,
-                timing={"latency_s": [0.1, 0.3], "tokens": [12, 13]},
+                timing={"latency_s": [latency_s, latency_s and latency_s + 0.2], "tokens": [12, 13]},
             )
         )
     films = [film_name(EpisodeKey(0, 0, 0, mode)) for mode in (("no_think", "think") if think else ("no_think",))]
@@ -244,6 +245,22 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_success_stands_beside_latency(full: Path) -> None:
+    write_run(full, "plain", "LoRA_B (Baseline)", "goal", think=False, latency_s=0.7)
+    write_run(full, "blind", "Replay", "goal", think=False, control=True, latency_s=0.0)
+    inputs = {f"evaluate/{p}/goal": full / f"evaluate/{p}/goal" for p in ("plain", "words", "blind")}
+    found = tell([read_record(f"{p}/goal", inputs) for p in ("plain", "words", "blind")], "").speeds
+    assert [(s.label, s.mode, s.latency_s["p50"], s.trials) for s in found] == [
+        ("LoRA_B (Baseline)", "no_think", 0.8, 6),
+        ("LoRA_T (Text CoT)", "no_think", 0.2, 6),
+        ("LoRA_T (Text CoT)", "think", 0.2, 2),
+    ], "a control computes nothing"
+    report(full, full / "a")
+    page = (full / "a/results.html").read_text()
+    assert "Success against latency" in page
+    assert '<td class="nowrap">200 ms</td>' in page
 
 
 def test_what_a_model_writes_stays_text_and_every_link_is_a_copied_video(full: Path) -> None:
