@@ -94,12 +94,15 @@ def test_every_format_has_the_section_and_only_where_something_was_perturbed(tmp
         rows = [to_row(episode) | columns for episode in one.episodes]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = {}
-    for slugs in ((PLAIN.slug,), (PLAIN.slug, LAYOUT.slug)):
-        work = tmp_path / str(len(slugs))
+    for name, slugs in {"plain": [PLAIN.slug], "both": [PLAIN.slug, LAYOUT.slug], "perturbed": [LAYOUT.slug]}.items():
+        work = tmp_path / name
         work.mkdir()
-        run_report(ReportSlice(slugs, "t", "tiny"), StageContext(work, inputs))
-        texts[len(slugs)] = [(work / name).read_text() for name in ("results.md", "results.html")]
-    assert all("Robustness" not in text for text in texts[1])
-    assert all("Robustness" in text and "layout:2" in text and "5 cm" in text for text in texts[2])
-    assert "| WORDS | no_think | layout:2 | object | 3/4 | 2/4 | 2 | 1 |" in texts[2][0]
-    assert texts[2][0].index("Robustness") < texts[2][0].index("Adapters:")
+        run_report(ReportSlice(tuple(slugs), "t", "tiny"), StageContext(work, inputs))
+        texts[name] = [(work / file).read_text() for file in ("results.md", "results.html")]
+    assert all("Robustness" not in text for text in texts["plain"])
+    assert all(
+        "Robustness" in text and "layout:2" in text and "5 cm" in text for text in texts["both"] + texts["perturbed"]
+    )
+    assert "| WORDS | no_think | layout:2 | object | 3/4 | 2/4 | 2 | 1 |" in texts["both"][0]
+    assert "| WORDS | no_think | layout:2 | object | – | 2/4 | – |" in texts["perturbed"][0]
+    assert texts["both"][0].index("Robustness") < texts["both"][0].index("Adapters:")
