@@ -4,7 +4,7 @@ summary.json    what all rows have in common (identity, settings), and counts
 episodes.jsonl  one row per episode, sorted by key, without timings: equal for equal inputs, whatever was interrupted
 actions.npz     episode -> actions [steps, 7], exactly those that were executed
 thoughts.jsonl  episode -> [[environment step, reasoning], ...], of the episodes that reasoned
-timings.jsonl   seconds, and for each query its latency and tokens; timing.json: their percentiles per mode
+timings.jsonl   seconds, and for each query its latency and tokens; timing.json: their percentiles and shares per mode
 videos/         films of some of them
 """
 
@@ -50,7 +50,8 @@ def write_records(folder: Path, identity: Identity, episodes: Sequence[Finished]
     thoughts = [asdict(e.result.key) | {"thoughts": e.trace.thoughts} for e in episodes if e.trace.thoughts]
     write_text(folder / THOUGHTS, _lines(thoughts))
     write_text(folder / TIMINGS, _lines(asdict(result.key) | dict(result.timing) for result in results))
-    write_json(folder / TIMING, {mode: percentiles(_of(results, mode)) for mode in modes_of(results)})
+    times = {mode: _of(results, mode) for mode in modes_of(results)}
+    write_json(folder / TIMING, {mode: percentiles(mine) | {"share": shares(mine)} for mode, mine in times.items()})
     write_text(folder / EPISODES, _lines(identity.columns | to_row(result) for result in results))
 
 
@@ -67,6 +68,15 @@ def percentiles(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         found["queries"] = len(values)
         found[name] = {f"p{p}": round(float(np.percentile(values, p)), 4) for p in PERCENTILES} if values else {}
     return found
+
+
+def shares(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Where the time of the episodes went. They run side by side: waiting is for the policy to answer a batch, or for
+    the simulator process to be done with another episode."""
+    wall_s = sum(result.timing.get("wall_s", 0.0) for result in results)
+    kinds = ("reset", "physics", "render", "policy", "waiting")
+    spent = {kind: sum(result.timing.get(f"{kind}_s", 0.0) for result in results) for kind in kinds}
+    return {kind: round(seconds / wall_s, 4) for kind, seconds in spent.items()} if wall_s else {}
 
 
 def summarise(results: Sequence[EpisodeResult]) -> dict[str, Any]:

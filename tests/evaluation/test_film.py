@@ -124,6 +124,8 @@ def test_latency_and_tokens_of_every_query_have_percentiles(work: Path) -> None:
     timing = json.loads((work / "timing.json").read_text())
     rows = [r for r in read_lines(work / "episodes.jsonl") if r["mode"] == "no_think"]
     assert timing["no_think"]["queries"] == sum(row["queries"] for row in rows)
+    assert sum(timing["think"]["share"].values()) == pytest.approx(1, abs=0.01)
+    assert min(timing["think"]["share"].values()) >= 0
     assert timing["no_think"]["tokens"] == {"p50": 7.0, "p95": 7.0}
     assert timing["think"]["tokens"] == {"p50": 7.0, "p95": 40.0}
     assert 0 <= timing["think"]["latency_s"]["p50"] <= timing["think"]["latency_s"]["p95"] < 5
