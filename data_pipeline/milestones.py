@@ -20,10 +20,13 @@ MOVED_M = 0.05
 FELL_M = 0.05
 """Below where it was let go: it fell, and was not set down. Demonstrations let go up to 5 cm above the place."""
 
+PART_MOVED = 0.25
+"""Share of its range by which a drawer, door or knob has moved; brushing past one moves it by less."""
+
 
 @dataclass(frozen=True)
 class Trace:
-    """One episode as it was watched: T moments (the first before any action), N movable objects, G goals."""
+    """One episode as it was watched: T moments (the first before any action), N movable objects, G goals, Q parts."""
 
     objects: tuple[str, ...]
     goals: tuple[Goal, ...]
@@ -35,15 +38,26 @@ class Trace:
     subject_touched: np.ndarray  # bool [T, G]: the object, or the part that moves
     subject_distance: np.ndarray  # float [T, G], from the point between the fingertips to its surface
     away: np.ndarray  # float [T, G], sideways from a subject to its place; NaN of goals about joints
+    parts: tuple[str, ...]  # joints of drawers, doors and knobs that no goal is about
+    part_touched: np.ndarray  # bool [T, Q]
+    part_moved: np.ndarray  # float [T, Q], share of the joint's range, from where it was
     progress: np.ndarray  # float [T, G], of a joint: 0 as it was, 1 where the predicate turns true; NaN of other goals
 
 
 def milestones(trace: Trace) -> dict[str, Any]:
-    """`objects`: of what was touched or moved, and of every subject; `goals`: of every goal, in order."""
+    """`objects`: of what was touched or moved, and of every subject; `goals`: of every goal, in order.
+
+    `parts`: of drawers, doors and knobs that no goal is about, where the robot moved them.
+    """
     subjects = {goal.subject for goal in trace.goals}
     objects = {name: _of_object(trace, index) for index, name in enumerate(trace.objects)}
     told = {n: o for n, o in objects.items() if n in subjects or o["touched"] is not None or o["moved"] is not None}
-    return {"objects": told, "goals": [_of_goal(trace, index) for index in range(len(trace.goals))]}
+    parts = {name: _of_part(trace, index) for index, name in enumerate(trace.parts)}
+    return {
+        "objects": told,
+        "goals": [_of_goal(trace, index) for index in range(len(trace.goals))],
+        "parts": {n: p for n, p in parts.items() if p["touched"] is not None and p["moved"] is not None},
+    }
 
 
 def held(trace: Trace, index: int) -> np.ndarray:
@@ -71,6 +85,13 @@ def _of_object(trace: Trace, index: int) -> dict[str, Any]:
         "fell_m": round(falls[-1], 3) if falls else 0.0,  # after it was let go last
         "moved_m": round(float(distance[-1]), 3),
         "held": bool(holding[-1]),
+    }
+
+
+def _of_part(trace: Trace, index: int) -> dict[str, int | None]:
+    return {
+        "touched": _first(trace.part_touched[:, index]),
+        "moved": _first(trace.part_moved[:, index] > PART_MOVED),
     }
 
 

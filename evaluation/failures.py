@@ -8,7 +8,8 @@ Each goal that does not hold at the end is judged by the first line that is true
     S was lifted, and let go near its place, or set   -                                         misplaced
       down elsewhere; or S was pushed nearer to it
     S was lifted, and let go anywhere else            the joint was on its way and went back    dropped
-    another object was grasped before S was, or S was never touched and the robot moved another wrong object
+    another object was grasped, or another part opened or shut, before S was grasped; or S was
+      never touched and the robot moved another object                                          wrong object
     the robot touched S, or the hand came near it, be it for another goal                       not grasped
     none of these                                                                               never touched
 
@@ -81,8 +82,9 @@ def judge(result: EpisodeResult) -> Verdict:
 
 
 def told(results: Sequence[EpisodeResult]) -> bool:
-    """Whether every failure can be judged: evaluations from before milestones were recorded cannot."""
-    return all(r.milestones or r.outcome is not Outcome.FAILURE or r.reason == NOT_FINITE for r in results)
+    """Whether every failure can be judged: evaluations from before these milestones were recorded cannot."""
+    failed = [r for r in results if r.outcome is Outcome.FAILURE and r.reason != NOT_FINITE]
+    return all(r.milestones.keys() >= {"goals", "objects", "parts"} for r in failed)
 
 
 def judge_milestones(milestones: Mapping[str, Any]) -> Verdict:
@@ -91,7 +93,7 @@ def judge_milestones(milestones: Mapping[str, Any]) -> Verdict:
     goals = [goal for goal in milestones["goals"] if goal["first"] != 0 or not goal["end"]]
     pending = [goal for goal in goals if not _reached(goal)]
     reached = len(goals) - len(pending)
-    others = _others(milestones["goals"], objects)
+    others = _others(milestones)
     judged = [(_judge_goal(goal, objects, others), goal["goal"]) for goal in pending]
     if not judged:  # all hold now, and did not when success was read
         return Verdict(Category.LOST, "", reached, len(goals))
@@ -103,25 +105,39 @@ def _reached(goal: Mapping[str, Any]) -> bool:
     return goal["first"] is not None if goal["implied"] else goal["end"]
 
 
-def _others(goals: Sequence[Mapping[str, Any]], objects: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What happened to objects that no goal asks to move."""
-    subjects = {_subject(goal) for goal in goals}
-    return [told for name, told in objects.items() if name not in subjects]
+@dataclass(frozen=True)
+class _Others:
+    """What the robot did to things that no goal asks to move."""
+
+    taken: tuple[int, ...]  # steps at which an object was grasped, or a drawer, door or knob moved
+    moved: bool  # an object, however it was
+
+    def came_first(self, grasped: int | None, *, touched: bool) -> bool:
+        """Before the right thing was grasped (None: never), or in place of touching it."""
+        return any(grasped is None or step < grasped for step in self.taken) or (self.moved and not touched)
+
+
+def _others(milestones: Mapping[str, Any]) -> _Others:
+    subjects = {_subject(goal) for goal in milestones["goals"]}
+    objects = [told for name, told in milestones["objects"].items() if name not in subjects]
+    grasped = [told["grasped"] for told in objects if told["grasped"] is not None]
+    moved = any(told["touched"] is not None and told["moved"] is not None for told in objects)
+    return _Others((*grasped, *(part["moved"] for part in milestones["parts"].values())), moved)
 
 
 def _subject(goal: Mapping[str, Any]) -> str:
     return goal["goal"].split()[1]
 
 
-def _judge_goal(goal: Mapping[str, Any], objects: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> Category:
+def _judge_goal(goal: Mapping[str, Any], objects: Mapping[str, Any], others: _Others) -> Category:
     if goal["first"] is not None:
         return Category.LOST
     subject = objects.get(_subject(goal))
     handled = _judge_place(goal, subject) if subject is not None else _judge_joint(goal)
     if handled is not None:
         return handled
-    grasped = goal["touched"] if subject is None else subject["grasped"]
-    if _wrong(others, grasped, touched=goal["touched"] is not None):
+    grasped = None if subject is None else subject["grasped"]
+    if others.came_first(grasped, touched=goal["touched"] is not None):
         return Category.WRONG_OBJECT
     near = goal["touched"] is not None or goal["closest_m"] <= APPROACHED_M
     return Category.NOT_GRASPED if near else Category.NEVER_TOUCHED
@@ -144,13 +160,6 @@ def _judge_joint(goal: Mapping[str, Any]) -> Category | None:
     if goal["progress_end"] >= ON_ITS_WAY:
         return Category.OUT_OF_TIME
     return Category.DROPPED if goal["progress_max"] >= ON_ITS_WAY else None
-
-
-def _wrong(others: Sequence[Mapping[str, Any]], grasped: int | None, *, touched: bool) -> bool:
-    """Whether the robot took another object before step `grasped`, or moved one and never touched the right one."""
-    taken = [o["grasped"] for o in others if o["grasped"] is not None]
-    moved = any(o["touched"] is not None and o["moved"] is not None for o in others)
-    return any(grasped is None or step < grasped for step in taken) or (moved and not touched)
 
 
 # ------------------------------------------------------------------ many episodes

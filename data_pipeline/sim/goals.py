@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,18 @@ def task_names_of(env: LiberoEnv, goals: tuple[Goal, ...]) -> tuple[str, ...]:
 
 def moving_part(env: LiberoEnv, name: str) -> Part:
     """Of a goal about a joint: the body that its first joint moves."""
-    joint = env.model.joint(_joints(env, name)[0])
+    return _part_of(env, _joints(env, name)[0])
+
+
+def other_parts(env: LiberoEnv, known: Collection[int]) -> dict[str, Part]:
+    """Joint -> part, of fixtures' joints but the `known` ones (ids)."""
+    names = [name for fixture in env.fixture_names for name in env.raw.get_object(fixture).joints]
+    parts = {name: _part_of(env, name) for name in names}
+    return {name: part for name, part in parts.items() if part.joint not in known}
+
+
+def _part_of(env: LiberoEnv, joint_name: str) -> Part:
+    joint = env.model.joint(joint_name)
     body = int(env.model.jnt_bodyid[joint.id])
     return Part(body, np.flatnonzero(env.model.geom_bodyid == body), joint.id, int(joint.qposadr[0]))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from data_pipeline.milestones import Trace, milestones
 from data_pipeline.scene import Goal
-from data_pipeline.sim.goals import Part, moving_part, task_goals
+from data_pipeline.sim.goals import Part, moving_part, other_parts, task_goals
 from data_pipeline.sim.hand_contacts import HandContacts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class _Moment(NamedTuple):
     bodies: np.ndarray  # float [B, 3], positions: movable objects, parts that goals are about, places that are bodies
     turned: np.ndarray  # float [G, 9], rotations of the goals' subjects
     sites: np.ndarray  # float [1 + L, 3]: the point between the fingertips, places that are sites
-    joints: np.ndarray  # float [P], of the parts
+    joints: np.ndarray  # float [P + Q], of the goals' parts and of the others
     contacts: np.ndarray  # int [n, 2], geoms
     holds: tuple[bool, ...]  # of the BDDL goal
     implied: tuple[bool, ...]  # of the other goals
@@ -58,8 +58,10 @@ class Tracker:
         self._env, self._goals = env, task_goals(env)
         self._implied = [goal.words for goal in self._goals[len(env.goal) :]]
         self._parts = {goal.subject: moving_part(env, goal.subject) for goal in self._goals if not goal.places}
+        self._others = other_parts(env, {part.joint for part in self._parts.values()})
+        parts = [*self._parts.values(), *self._others.values()]
         things = (*env.object_names, *self._parts)
-        geoms = [*map(env.geoms_of, env.object_names), *(part.geoms for part in self._parts.values())]
+        geoms = [*map(env.geoms_of, env.object_names), *(part.geoms for part in parts)]
         self._contacts = HandContacts(env.model, env.raw.robots[0].gripper, geoms)
         self._subjects = [things.index(goal.subject) for goal in self._goals]
         targets = [goal.target for goal in self._goals if goal.places]
@@ -68,7 +70,8 @@ class Tracker:
         moving = [*map(env.body_of, env.object_names), *(part.body for part in self._parts.values())]
         self._bodies = np.array([*moving, *map(env.body_of, self._body_places)])
         self._sites = np.array([env.raw.robots[0].eef_site_id, *(env.model.site(s).id for s in self._site_places)])
-        self._joints = np.array([part.address for part in self._parts.values()], int)
+        self._joints = np.array([part.address for part in parts], int)
+        self._ranges = np.array([float(np.ptp(env.model.jnt_range[part.joint])) for part in self._others.values()])
         self._turning = [0.0 if g.places else _turning_point(env, g, self._parts[g.subject]) for g in self._goals]
         self._boxes = [_boxes(env.model, moving[subject]) for subject in self._subjects]
         self._views = env.data.xpos, env.data.xmat, env.data.site_xpos, env.data.qpos  # MuJoCo keeps them in place
@@ -105,7 +108,7 @@ class Tracker:
     def trace(self) -> Trace:
         """Everything noted since `begin`."""
         bodies, turned, sites, joints, contacts, holds, implied = zip(*self._moments, strict=True)
-        position, objects = np.stack(bodies), len(self._env.object_names)
+        position, objects, q = np.stack(bodies), len(self._env.object_names), np.stack(joints)
         holding = np.concatenate([np.array(holds, bool), np.array(implied, bool)], axis=1)
         touch = self._contacts.read(contacts)
         return Trace(
@@ -119,7 +122,10 @@ class Tracker:
             subject_touched=touch.touched[:, self._subjects],
             subject_distance=self._distances(position, np.stack(turned), np.stack(sites)[:, 0]),
             away=self._away(position, np.stack(sites)),
-            progress=self._progress(np.stack(joints), holding),
+            parts=tuple(self._others),
+            part_touched=touch.touched[:, objects + len(self._parts) :],
+            part_moved=np.abs(q - q[0])[:, len(self._parts) :] / self._ranges,
+            progress=self._progress(q, holding),
         )
 
     def _distances(self, position: np.ndarray, turned: np.ndarray, grip: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ STEPS = 30
 PLACE = Goal("on", "cup_1", "plate_1")
 
 
-def trace(*, height=None, sideways=None, touched=(), grasped=(), holds=(), goals=(PLACE,)):
+def trace(*, height=None, part=None, sideways=None, touched=(), grasped=(), holds=(), goals=(PLACE,)):
     """A cup of which the test says where it is, and a plate that lies still; ranges are of steps."""
     flags = {
         name: np.isin(np.arange(STEPS), list(where))
@@ -32,6 +32,9 @@ def trace(*, height=None, sideways=None, touched=(), grasped=(), holds=(), goals
         subject_touched=np.stack([flags["touched"]] * len(goals), 1),
         subject_distance=np.full((STEPS, len(goals)), 0.123456),
         away=np.stack([np.abs(position[:, 0, 0] - 0.4)] * len(goals), 1),
+        parts=("top_level",),
+        part_touched=flags["touched"][:, None],
+        part_moved=(np.zeros(STEPS) if part is None else part)[:, None],
         progress=np.full((STEPS, len(goals)), np.nan),
     )
 
@@ -106,6 +109,13 @@ def test_a_goal_is_told_when_it_first_held_and_whether_it_still_does():
     assert (goal["first"], goal["end"], goal["touched"], goal["implied"]) == (18, False, 3, False)
     assert (goal["away_start_m"], goal["away_end_m"]) == (0.4, 0.01)
     assert goal["away_let_go_m"] == pytest.approx(0.4 - 0.39 * 16 / 20, abs=1e-3)
+
+
+def test_another_drawer_is_told_where_the_robot_moved_it():
+    pulled = ramp((0, 0), (10, 0), (20, 0.5))
+    assert milestones(trace(part=pulled, touched=range(8, 22)))["parts"] == {"top_level": {"touched": 8, "moved": 16}}
+    assert milestones(trace(part=pulled))["parts"] == {}
+    assert milestones(trace(part=pulled / 2, touched=range(8, 22)))["parts"] == {}
 
 
 def test_a_joint_is_told_by_its_share():

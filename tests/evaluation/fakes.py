@@ -112,7 +112,7 @@ class FakeTracker:
         moved = len(set(self._values)) > 1
         goal = {"goal": "close value_1", "implied": False, "first": None, "end": False, "closest_m": 0.0}
         joint = {"touched": 1 if moved else None, "progress_max": max(share), "progress_end": share[-1]}
-        return {"objects": {}, "goals": [goal | joint]}
+        return {"objects": {}, "goals": [goal | joint], "parts": {}}
 
 
 class NoTracker:

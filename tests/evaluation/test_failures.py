@@ -41,11 +41,12 @@ JOINT = {
     "progress_end": 0.0,
 }
 TOUCHED = {"touched": 20}
+SHUT = {"touched": 3, "moved": 9}
 LIFTED = {"touched": 20, "grasped": 22, "lifted": 25, "moved": 30, "let_go": 50, "moved_m": 0.2}
 
 
-def record(*goals, cup=STILL, **others):
-    return {"goals": list(goals), "objects": {"cup_1": cup, **others}}
+def record(*goals, cup=STILL, parts=None, **others):
+    return {"goals": list(goals), "objects": {"cup_1": cup, **others}, "parts": parts or {}}
 
 
 def placing(goal=None, cup=None, **others):
@@ -77,6 +78,8 @@ def placing(goal=None, cup=None, **others):
         (Category.NEVER_TOUCHED, record(JOINT)),
         (Category.NOT_GRASPED, record(JOINT | {"touched": 3, "progress_max": 0.09})),
         (Category.WRONG_OBJECT, record(JOINT, can_1=STILL | {"grasped": 9})),
+        (Category.WRONG_OBJECT, record(JOINT | {"touched": 3}, parts={"top_level": {"touched": 8, "moved": 9}})),
+        (Category.OUT_OF_TIME, record(JOINT | {"progress_max": 0.5, "progress_end": 0.5}, parts={"top_level": SHUT})),
         (Category.DROPPED, record(JOINT | {"touched": 3, "progress_max": 0.8, "progress_end": 0.05})),
         (Category.OUT_OF_TIME, record(JOINT | {"touched": 3, "progress_max": 0.8, "progress_end": 0.5})),
         (Category.LOST, record(JOINT | {"first": 9, "progress_max": 1.0, "progress_end": 0.9})),
@@ -143,12 +146,13 @@ joint_records = st.fixed_dictionaries(
 @given(
     st.lists(place_records | joint_records, min_size=1, max_size=3),
     st.fixed_dictionaries({"cup_1": object_records, "can_1": object_records}, optional={"milk_1": object_records}),
+    st.dictionaries(st.just("top_level"), st.fixed_dictionaries({"touched": st.integers(0), "moved": st.integers(0)})),
 )
-def test_every_record_falls_into_one_category_of_a_failure(goals, objects):
-    verdict = judge_milestones({"goals": goals, "objects": objects})
+def test_every_record_falls_into_one_category_of_a_failure(goals, objects, parts):
+    verdict = judge_milestones({"goals": goals, "objects": objects, "parts": parts})
     assert verdict.category not in (Category.SUCCESS, Category.ERROR, Category.POLICY_FAULT)
     assert 0 <= verdict.reached <= verdict.goals <= len(goals)
-    assert verdict == judge_milestones({"goals": goals, "objects": dict(reversed(objects.items()))})
+    assert verdict == judge_milestones({"goals": goals, "objects": dict(reversed(objects.items())), "parts": parts})
     if verdict.goal:
         (own,) = {g["goal"]: g for g in goals if g["goal"] == verdict.goal}.keys()
         assert own == verdict.goal

@@ -13,6 +13,7 @@ from tests.helpers.evaluations import write_evaluation
 
 NEVER = {
     "objects": {},
+    "parts": {},
     "goals": [
         {
             "goal": "open drawer_1",
@@ -26,7 +27,11 @@ NEVER = {
         }
     ],
 }
-LATE = {"objects": {}, "goals": [NEVER["goals"][0] | {"touched": 9, "progress_max": 0.5, "progress_end": 0.5}]}
+LATE = {
+    "objects": {},
+    "parts": {},
+    "goals": [NEVER["goals"][0] | {"touched": 9, "progress_max": 0.5, "progress_end": 0.5}],
+}
 
 
 def episode(task, init_state, end, mode="no_think"):

@@ -8,6 +8,7 @@ import pytest
 from configs.schema import STUDY, EnvConfig, Look, Subset
 from data_pipeline.contract import GRIPPER_OPEN
 from data_pipeline.sim.expert.expert import expert_actions
+from data_pipeline.sim.expert.fixtures import open_drawer
 from data_pipeline.sim.expert.motion import Hand, Style
 from data_pipeline.sim.expert.scene import Scene
 from data_pipeline.sim.expert.skills import pick, place
@@ -139,7 +140,7 @@ def test_the_open_hand_at_the_object_is_not_grasped_and_far_away_never_touched(s
     assert soup.category() is Category.NOT_GRASPED
 
 
-def test_a_drawer_half_open_is_out_of_time_and_pushed_back_it_is_dropped():
+def test_a_drawer_half_open_is_out_of_time_pushed_back_dropped_and_another_one_is_wrong():
     stage = Stage(Subset.GOAL, 0)
     (subject,) = {goal[1] for goal in stage.env.goal}
     slide = Scene(stage.env).joint_of_region(subject)
@@ -152,6 +153,13 @@ def test_a_drawer_half_open_is_out_of_time_and_pushed_back_it_is_dropped():
     stage.env.data.qpos[address] = 0.0  # as if it had been pushed shut
     stage.play(still(GRIPPER_OPEN, 1))
     assert stage.category() is Category.DROPPED
+    assert stage.tracker.record()["parts"] == {}
+    stage.start()
+    scene = Scene(stage.env)
+    top = scene.joint_of_region("wooden_cabinet_1_top_region")
+    stage.play(open_drawer(Hand(scene, Style()), "wooden_cabinet_1_top_region"))
+    assert [*stage.tracker.record()["parts"]] == [stage.env.model.joint(top).name]
+    assert stage.category() is Category.WRONG_OBJECT
     stage.env.close()
 
 
