@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
-from experiment import compose
+from experiment import compose, inspecting_reasoning
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
 from experiment.resolve import EXPERT, made_by_expert
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 def inspect(values: Namespace) -> int:
     """Write inspect_<subset>.html and .png. The study's data stages are brought up to date first, statistics last."""
     check(not (values.subset and values.all_subsets), "give --subset NAME or --all-subsets, not both")
+    if values.annotations:
+        return inspecting_reasoning.inspect_annotations(values)
     check(not (values.data and values.all_subsets), "--data is a folder of one subset; leave --all-subsets out")
     check(
         not (values.data and values.dry_run),
