@@ -1,7 +1,4 @@
-"""A rollout as a small H.264 film: what the policy saw, upright, and what it thought, beside it.
-
-The same frames give the same bytes: one encoder thread, no time stamps.
-"""
+"""A rollout as a small H.264 film: what the policy saw, upright, and what it thought, beside it."""
 
 from __future__ import annotations
 
@@ -9,12 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipeline.image_frame import ImageFrame, convert_image
-from data_pipeline.whole_files import written_whole
+from data_pipeline.mp4 import write_mp4
 from evaluation.thoughts import parts
 
 FRAMES_PER_SECOND = 5
@@ -27,7 +23,6 @@ _FONT_PX = 13
 _LINE_PX = 16
 _CHARACTER_PX = 7
 _PAPER, _INK, _FAINT = (250, 250, 248), (30, 34, 40), (120, 126, 134)
-_BIT_EXACT = ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-map_metadata", "-1", "-crf", "26"]
 
 
 def write_film(path: Path, frames: Sequence[tuple[np.ndarray, str]], caption: str) -> None:
@@ -35,21 +30,8 @@ def write_film(path: Path, frames: Sequence[tuple[np.ndarray, str]], caption: st
 
     frames: images uint8 [R, R, 3] in ImageFrame.GL with the text of the reasoning, "" without one.
     """
-    with written_whole(path) as partial:
-        writer = imageio_ffmpeg.write_frames(
-            str(partial),
-            (PICTURE + PANEL, PICTURE),
-            fps=FRAMES_PER_SECOND,
-            codec="libx264",
-            macro_block_size=2,
-            quality=None,  # pyright: ignore[reportArgumentType] - `-crf` decides
-            output_params=_BIT_EXACT,
-            ffmpeg_log_level="error",
-        )
-        writer.send(None)
-        for number, (image, text) in enumerate(frames):
-            writer.send(np.ascontiguousarray(page(image, text, caption, number)))
-        writer.close()
+    pages = (page(image, text, caption, number) for number, (image, text) in enumerate(frames))
+    write_mp4(path, pages, (PICTURE + PANEL, PICTURE), FRAMES_PER_SECOND)
 
 
 def page(image: np.ndarray, text: str, caption: str, number: int) -> np.ndarray:
