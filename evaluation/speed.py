@@ -108,4 +108,4 @@ def _figure(rows: Sequence[Speed]) -> str:
     svg = (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Success against latency">{grid}{dots}{ends}</svg>'
     )
-    return f'<figure class="chart" style="max-width: {WIDTH + 60}px">{svg}</figure>'
+    return f'<figure class="chart" style="max-width: {WIDTH + 60}px; margin: 0 0 16px">{svg}</figure>'
