@@ -17,12 +17,17 @@ import pytest
 from configs.schema import EnvConfig, Look, Mode, Subset
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
+from evaluation import film
+from evaluation.episodes import EpisodeKey
+from evaluation.identity import identity_of
 from evaluation.libero_eval import Subject, evaluate
 from evaluation.policy_api import Decision, Observation
+from evaluation.records import read_finished, read_summary
 from evaluation.simulators import SimulatorPool
 from tests.evaluation.fakes import FakePolicy
 from tests.evaluation.test_rollout import gone, make_slice, published, run
 
+REAL = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64)
 Attempt = Callable[[Path], None]
 
 
@@ -114,11 +119,23 @@ class FromThePicture:
 
 def attempt_real(work: Path) -> None:
     work.mkdir(exist_ok=True)
-    env = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64)
     subject = Subject(FromThePicture(), "a" * 64, {"phase": "any"})
-    config = replace(make_slice(num_trials=2, videos=1), env=env, tasks=(0,))
-    with SimulatorPool(1, env, slots=2) as pool:
+    config = replace(make_slice(num_trials=2, videos=1), env=REAL, tasks=(0,))
+    with SimulatorPool(1, REAL, slots=2) as pool:
         evaluate(config, StageContext(work, {}), subject, pool)
+
+
+def check_replays_show_the_same_pictures(work: Path) -> None:
+    """Actions drawn from the pictures of a replay are the recorded ones: the same states, bit for bit."""
+    episodes = {e.result.key: e for e in read_finished(work)}
+    shown: dict[EpisodeKey, film.Frames] = {}
+    with SimulatorPool(1, REAL) as pool:
+        identity = identity_of(read_summary(work))
+        film.replay(list(episodes.values()), identity, pool, lambda e, r, frames: shown.update({r.key: frames}))
+    for key, frames in shown.items():
+        asked = [Observation(image, "", think=False, step=4 * number) for number, (image, _) in enumerate(frames)]
+        drawn = np.concatenate([decision.actions for decision in FromThePicture().act(asked)])
+        np.testing.assert_array_equal(drawn, episodes[key].trace.actions)
 
 
 @pytest.mark.sim
@@ -126,6 +143,7 @@ def attempt_real(work: Path) -> None:
 def test_three_kills_with_the_simulator_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MAX_STEPS, Subset.SPATIAL, 40)
     sweep(tmp_path, attempt_real, kills=3)
+    check_replays_show_the_same_pictures(tmp_path / "whole")
     assert {path.name.split("_task")[0] for path in (tmp_path / "whole/videos").iterdir()} == {
         Mode.NO_THINK.value,
         Mode.THINK.value,
