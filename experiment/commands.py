@@ -22,8 +22,6 @@ from experiment.plan import (
     evaluate_view,
     expert_views,
     replay_node,
-    table_group,
-    table_title,
     train_node,
     train_view,
 )
@@ -31,6 +29,7 @@ from experiment.settings import choice_of, data_workers, places_of, prepare, req
 from experiment.stages import StageNode
 from experiment.store import Store
 from experiment.study import Study, run_study
+from experiment.tables import table_group, table_title
 from experiment.views import View
 
 

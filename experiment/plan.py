@@ -31,7 +31,7 @@ from configs.slices import (
 from data_pipeline.llm_money import price_of
 from data_pipeline.llm_prompts import PROMPT_VERSION
 from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files
-from experiment.stages import StageNode, digest, make_node
+from experiment.stages import StageNode, make_node
 from experiment.views import View
 
 STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
@@ -40,9 +40,6 @@ STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
 
 FULL = "full"
 """The stage of a model that was trained elsewhere, and what `--model_type` calls one."""
-GROUP_MARK = " #"
-_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows", "perturb")
-"""Settings of an evaluation that do not keep its rows out of another's table (perturbed ones have their own there)."""
 
 
 @dataclass(frozen=True)
@@ -288,29 +285,6 @@ def report_node(results: Sequence[Result], title: str, preset: str) -> StageNode
         if result.train is not None:
             inputs[f"train/{result.slug}"] = result.train
     return make_node("report", "", ReportSlice(tuple(result.slug for result in results), title, preset), inputs)
-
-
-def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) -> str:
-    """What the table is, and on what. Results with different titles never share a table."""
-    kinds = sorted({source.kind for source in sources.values()}) or [config.data.source]
-    on = f"{' and '.join(kinds)} demonstrations, {config.env.assets} assets, {config.env.look.value} look"
-    if config.model.base == TINY_BASE:
-        return f"Tiny preset: a check of the machinery, not a result about the methods ({on})"
-    return f"{config.model.base} on LIBERO ({on})"
-
-
-def table_group(title: str, evaluate: StageNode) -> str:
-    """Names the evaluations that may share a table: same title, protocol, environment, and base where there is one."""
-    config = dict(evaluate.spec.key_config)
-    protocol = {name: value for name, value in config["eval"].items() if name not in _ANY_NUMBER_OF}
-    base = evaluate.spec.inputs.get("base")
-    same = {"protocol": protocol, "env": config["env"], "execute": config["execute"]}
-    return f"{title}{GROUP_MARK}{digest(same)[:8]}" + (f"-{base.key[:8]}" if base else "")
-
-
-def belongs(group: str, table: str) -> bool:
-    """Whether rows of `group` stand in the table of the group `table`: a control, which has no base, in that of any."""
-    return group == table or table.startswith(f"{group}-")
 
 
 def demos_view(places: Places, node: StageNode, subset: Subset) -> View:

@@ -18,26 +18,23 @@ from experiment.cli import typed_command
 from experiment.full import check_none_given, full_checkpoint
 from experiment.plan import (
     FULL,
-    GROUP_MARK,
     Data,
     Places,
     Result,
     Run,
-    belongs,
     control_node,
     evaluate_node,
     evaluate_view,
     expert_views,
     full_node,
     replay_node,
-    table_group,
-    table_title,
 )
 from experiment.resolve import TINY_BASE, find_source, named_source
 from experiment.settings import choice_of, data_workers, places_of, prepare, short
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
+from experiment.tables import GROUP_MARK, belongs, table_group, table_title
 from experiment.views import Marker, View, ViewState, markers, state
 from training.base_folder import folder_digest
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from configs.schema import Subset, check
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
-from experiment.plan import Places, Result, belongs, report_node, report_view
+from experiment.plan import Places, Result, report_node, report_view
 from experiment.progress import Display, display, seconds_text, times_text
 from experiment.secret import Secret
 from experiment.stages import STAGES, StageNode, stored_node, topological
 from experiment.store import Manifest, Store
 from experiment.survey import Finding, Todo, expected_seconds, survey
+from experiment.tables import belongs
 from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3

@@ -8,10 +8,11 @@ import pytest
 
 from configs.schema import ConfigError, ExperimentConfig, Subset
 from experiment import compose
-from experiment.plan import Places, Run, evaluate_node, evaluate_view, replay_node, table_group, train_node
+from experiment.plan import Places, Run, evaluate_node, evaluate_view, replay_node, train_node
 from experiment.resolve import DataSource
 from experiment.settings import variant
 from experiment.study import table_place
+from experiment.tables import table_group
 
 BASELINE = compose.find_phase("baseline")
 
