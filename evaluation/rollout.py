@@ -160,6 +160,7 @@ class Engine:
     def _broke(self, seat: int, reason: str) -> None:
         """The simulator's fault: try again, three times in all."""
         episode = self._running.pop(seat)
+        self.pool.leave(seat)
         if self.ledger.record_attempt(episode.key, reason) < MAX_ATTEMPTS:
             self._queue.insert(0, episode.key)
             return

@@ -214,9 +214,13 @@ class SimulatorPool:
 
 
 def _unpacked(message: View | Description | Failed, worker: WorkerProcess, slot: int) -> Answer:
-    """The message with what it leaves behind: the picture in shared memory, the seat after a failed episode."""
-    if isinstance(message, Failed):
+    """The message with what it leaves behind: the picture in shared memory, the seat of an episode that has ended.
+
+    The seat at once: should the process die in the same moment, that episode is not lost with it.
+    """
+    if isinstance(message, Failed) or (isinstance(message, View) and message.over):
         worker.episodes.discard(slot)
+    if isinstance(message, Failed):
         return Broken(message.reason)
     if isinstance(message, View) and message.drawn:
         return replace(message, image=worker.frames[slot].copy())

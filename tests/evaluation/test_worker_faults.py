@@ -9,13 +9,16 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from configs.schema import Subset
+from configs.schema import EvalConfig, Subset
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.libero_utils import MAX_STEPS
+from evaluation.episodes import EpisodeKey, EpisodeRequest, make_protocol
 from evaluation.libero_eval import Subject, evaluate
-from evaluation.simulators import LIBERO, SimulatorPool
+from evaluation.messages import Begin, Chunk, View
+from evaluation.simulators import LIBERO, Broken, SimulatorPool
 from tests.evaluation.fakes import DIES_AT_IMPORT, ENV, FACTORY, NO_GL, FakePolicy
 from tests.evaluation.test_rollout import gone, make_slice, published, run
 
@@ -69,6 +72,47 @@ def test_a_poison_episode_becomes_an_error_and_its_neighbours_are_not_blamed(
     ]
     counts = json.loads((tmp_path / "w/summary.json").read_text())["modes"]["no_think"]
     assert (counts["successes"], counts["trials"], counts["errors"]) == (5, 5, 1)
+
+
+def test_an_unstable_simulation_may_be_the_last_before_a_worker_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "calm", num_trials=2, think_trials=0)
+    break_episodes(monkeypatch, tmp_path, t0i0=("unstable", 1), t0i1=("unstable", 2))
+
+    def stop(signum: int, frame: object) -> None:
+        raise TimeoutError("the engine goes round and round")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    try:
+        run(tmp_path / "w", workers=1, slots=1, recycle=1, num_trials=2, think_trials=0)
+    finally:
+        signal.alarm(0)
+    assert published(tmp_path / "w") == published(tmp_path / "calm")
+
+
+def test_an_episode_that_ended_is_not_lost_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last view and the end of the process, which a neighbour broke, are read in one go."""
+    break_episodes(monkeypatch, tmp_path, t3i0=("sigkill", 1))
+    protocol = make_protocol(EvalConfig(), execute=4, max_steps=4)
+
+    def request(task: int) -> Begin:
+        return Begin(EpisodeRequest(Subset.SPATIAL, EpisodeKey(task, 0, 0, "no_think"), protocol))
+
+    with SimulatorPool(1, ENV, FACTORY, slots=2) as pool:
+        pool.begin(0, request(0))
+        while not pool.poll(1.0):
+            pass
+        pool.execute(0, Chunk(np.zeros((4, 7), np.float32)))
+        pool.begin(1, request(3))
+        pool.workers[0].process.wait(30)
+        (first, view), (second, broken) = pool.poll(1.0)
+    assert first == 0
+    assert isinstance(view, View)
+    assert view.over
+    assert second == 1
+    assert isinstance(broken, Broken)
 
 
 def test_an_unstable_simulation_needs_no_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
