@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from configs.schema import Subset
+from configs.schema import STUDY, Subset
 from experiment import compose, settings
 from experiment.plan import Places, Run, evaluate_node, train_node
-from experiment.resolve import resolve
+from experiment.resolve import find_source, resolve
 from tests.experiment.test_workers import parse
 
 ARGV = ["--model_type", "baseline", "--libero_subset", "object", "--lora_path", "x"]
@@ -15,7 +15,7 @@ def nodes(tmp_path: Path, *argv: str):
     values = parse("evaluate", *ARGV, *argv, "preset=tiny", "env.assets=builtin")
     preset, _, overrides = settings.read_overrides(values)
     config = compose.compose(compose.find_phase("baseline"), [f"preset={preset}", *overrides])
-    resolved = resolve(config, tuple(Subset), tmp_path)
+    resolved = resolve(config, tuple(STUDY), tmp_path, find_source)
     run = Run(resolved.config, Subset.OBJECT, resolved.sources)
     trained = train_node(run, Places(tmp_path, tmp_path))
     return trained, evaluate_node(run, trained, trained.inputs["base"])
