@@ -165,7 +165,7 @@ def _inspect_flags(parser: Parser) -> None:
     parser.flag("all-subsets", action="store_true")
     parser.flag("data", help="a folder of demonstrations (*.hdf5), instead of the study's own")
     parser.flag("annotations", action="store_true", help="show the chains of thought: tokens per tag, a page, films")
-    parser.flag("demos", type=int, default=1, help="demonstrations of each task that --annotations films; default 1")
+    parser.flag("demos", type=int, help="demonstrations of each task that --annotations films; default 1")
     parser.flag("output", help="where the pages go; default: <output_dir>/inspect")
     _places_flags(parser)
 

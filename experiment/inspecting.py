@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def inspect(values: Namespace) -> int:
     """Write inspect_<subset>.html and .png. The study's data stages are brought up to date first, statistics last."""
     check(not (values.subset and values.all_subsets), "give --subset NAME or --all-subsets, not both")
+    check(values.annotations or values.demos is None, "--demos says how many --annotations films; add that")
     if values.annotations:
         return inspecting_reasoning.inspect_annotations(values)
     check(not (values.data and values.all_subsets), "--data is a folder of one subset; leave --all-subsets out")

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 # What reads HDF5, draws and tokenises is imported where it is used: `--help` and `--dry-run` answer at once.
 
+FILMED_PER_TASK = 1
+
 
 def inspect_annotations(values: Namespace) -> int:
     """Write annotations_<subset>.html with its films. What writes annotations is brought up to date first."""
     check(not values.data, "--annotations shows the study's own; leave --data out")
     check(bool(values.subset) or values.all_subsets, "give --subset NAME or --all-subsets")
+    values.demos = FILMED_PER_TASK if values.demos is None else values.demos
     in_range("--demos", values.demos, 0)
     subsets = STUDY if values.all_subsets else (parse_subset(values.subset),)
     data, prepared = data_for(values, *subsets)
