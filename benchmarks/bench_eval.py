@@ -1,8 +1,9 @@
 """Episodes per minute: the rollout engine in its three looks against the reference evaluators, in one run.
 
-Same policy (the tiny preset's model with random weights, `no_think`, one thread), same episodes, same number of steps
-and of steps per query, same thread settings. The reference (see `reference_env.py`) has one environment and asks the
-policy one query at a time; ours has two workers. Environments are built and warm in all of them. One JSON line.
+Same policy (the tiny preset's model, `no_think`, one thread; random weights write more tokens than trained ones), same
+episodes, same number of steps and of steps per query, same thread settings. The reference (see `reference_env.py`) has
+one environment and asks the policy one query at a time; ours has two workers. Environments are built and warm in all of
+them. One JSON line.
 
 usage: python benchmarks/bench_eval.py [--assets builtin] [--steps 100] [--trials 8] [--only light,...] [--out FILE]
 """
@@ -128,8 +129,8 @@ def figures(setting: Setting, wall_s: float, results: Sequence[EpisodeResult]) -
     }
 
 
-def make_policy(folder: Path, setting: Setting) -> Policy:
-    """The tiny preset's model with random weights; batches as the setting has them."""
+def make_policy(adapter: Path, base: Path, setting: Setting) -> Policy:
+    """Of an adapter and its base; batches as the setting has them."""
     from evaluation.policy import load_subject
 
     config = EvaluateSlice(
@@ -141,7 +142,7 @@ def make_policy(folder: Path, setting: Setting) -> Policy:
         trainer=TrainerConfig(torch_threads=1, device="cpu"),
         execute=EXECUTE,
     )
-    return load_subject(config, folder, folder).policy
+    return load_subject(config, adapter, base).policy
 
 
 def write_model(folder: Path) -> None:
@@ -187,6 +188,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", help="names of the settings to run")
     parser.add_argument("--slots", type=int, default=4, help="environments per worker")
     parser.add_argument("--rows", type=int, default=4, help="of a batch of the policy")
+    parser.add_argument("--adapter", type=Path, help="folder of a trained adapter instead of random weights")
+    parser.add_argument("--base", type=Path, help="output of the base stage that it belongs to")
     parser.add_argument("--out", type=Path, help="also append the line to this file")
     options = parser.parse_args(argv)
     protocol = replace(make_protocol(EvalConfig(), EXECUTE, options.steps), success_within_chunk=False)
@@ -197,9 +200,11 @@ def main(argv: list[str]) -> int:
         for setting in chosen:
             if setting.factory == LIBERO:
                 setting = replace(setting, slots=options.slots, rows=options.rows)
-            rows[setting.name] = measure(setting, make_policy(Path(folder), setting), protocol, options.trials)
-            alone = measure(setting, StillPolicy(), protocol, options.trials)
-            rows[setting.name]["simulator_alone_per_minute"] = alone["episodes_per_minute"]
+            policy = make_policy(options.adapter or Path(folder), options.base or Path(folder), setting)
+            rows[setting.name] = measure(setting, policy, protocol, options.trials)
+            if setting.factory == LIBERO:
+                alone = measure(setting, StillPolicy(), protocol, options.trials)
+                rows[setting.name]["simulator_alone_per_minute"] = alone["episodes_per_minute"]
     if "reference" in rows:
         base = rows["reference"]["episodes_per_minute"]
         for row in rows.values():
@@ -211,6 +216,7 @@ def main(argv: list[str]) -> int:
         "steps_per_episode": options.steps,
         "steps_per_query": EXECUTE,
         "trials": options.trials,
+        "weights": "trained" if options.adapter else "random",
         "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")},
         "seats": {"workers": 2, "environments_per_worker": options.slots, "batch_rows": options.rows},
         "rows": rows,
