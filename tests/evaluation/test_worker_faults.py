@@ -48,6 +48,12 @@ def test_each_fault_costs_an_attempt_and_changes_nothing(tmp_path: Path, monkeyp
         assert len((tmp_path / name).read_text()) >= 3  # more where a neighbour took the process down
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """The rows of six episodes in which nothing breaks."""
+    return run(tmp_path_factory.mktemp("calm"), num_trials=3, think_trials=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -59,11 +65,10 @@ def test_each_fault_costs_an_attempt_and_changes_nothing(tmp_path: Path, monkeyp
     ],
 )
 def test_a_poison_episode_becomes_an_error_and_its_neighbours_are_not_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calm: list[dict[str, object]], kind: str, reason: str
 ) -> None:
-    calm = run(tmp_path / "calm", num_trials=3, think_trials=0)
     break_episodes(monkeypatch, tmp_path, t3i0=(kind, 99))
-    rows = run(tmp_path / "w", workers=1, slots=3, num_trials=3, think_trials=0, timeout_s=1)
+    rows = run(tmp_path / "w", workers=1, slots=3, num_trials=3, think_trials=0, timeout_s=1 if kind == "hang" else 60)
     assert errors(rows) == [(3, 0, reason)]
     assert (tmp_path / "t3i0").read_text() == "xxx"
     poisoned = (3, 0)
