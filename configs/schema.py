@@ -452,8 +452,8 @@ class EvalConfig:
     seed: int = 0
     deterministic: bool = True  # fixed batch shapes, so that timing and worker count cannot change a result
     batch_rows: int = 4
-    videos: int = 2  # films per adapter and mode: so many failures, so many successes
     perturb: str = ""  # what is changed in every episode: camera:2 (configs/perturbation.py); "": nothing
+    videos: int = not_in_key(2)  # films per adapter and mode: so many failures, so many successes
     sim_workers: int = not_in_key(2)
     envs_per_worker: int = not_in_key(2)  # with two, a worker steps one while the policy thinks about the other
     recycle_episodes: int = not_in_key(100)  # a worker is replaced after so many; 0: never

@@ -97,13 +97,13 @@ def disagreement(recorded: EpisodeResult, replayed: EpisodeResult) -> str:
     return difference(*({name: str(getattr(result, name)) for name in names} for result in (recorded, replayed)))
 
 
-def check_same(recorded: EpisodeResult, replayed: EpisodeResult) -> None:
-    """Raise EnvironmentProblem where a replay did not do what was recorded."""
+def check_same(recorded: EpisodeResult, replayed: EpisodeResult, otherwise: str) -> None:
+    """Raise EnvironmentProblem where a replay did not do what was recorded. otherwise: how to go on all the same."""
     if differs := disagreement(recorded, replayed):
         raise EnvironmentProblem(
             f"replaying {episode_name(recorded.key)} ended otherwise than it was recorded (recorded and replayed: "
             f"{differs}; fingerprints {recorded.fingerprint} and {replayed.fingerprint}). Its actions are kept, but "
-            "here they do something else: the simulator or its libraries are not those of the recording"
+            f"here they do something else: the simulator or its libraries are not those of the recording. {otherwise}"
         )
 
 

@@ -178,7 +178,7 @@ def _make_films(
             path.unlink()
 
     def shown(episode: Finished, replayed: EpisodeResult, frames: film.Frames) -> None:
-        film.check_same(episode.result, replayed)
+        film.check_same(episode.result, replayed, "`eval.videos=0` finishes without films")
         write_film(folder / names[replayed.key], frames, film.caption(replayed))
 
     missing = [e for e in episodes if e.result.key in names and not (folder / names[e.result.key]).is_file()]

@@ -100,8 +100,8 @@ def _film(values: Namespace, summary: Mapping[str, Any], recorded: EpisodeResult
     output.parent.mkdir(parents=True, exist_ok=True)
 
     def shown(episode: Finished, replayed: EpisodeResult, frames: film.Frames) -> None:
-        if not elsewhere:
-            film.check_same(recorded, replayed)
+        if not values.force:
+            film.check_same(recorded, replayed, "Add --force to film what happens here, and the film says so")
         differs = film.disagreement(recorded, replayed)
         remark = f" Filmed in another environment than it was evaluated in ({elsewhere})." if elsewhere else ""
         remark += f" It ended otherwise (recorded and filmed: {differs})." if differs else ""

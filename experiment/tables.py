@@ -9,7 +9,7 @@ from experiment.resolve import TINY_BASE, DataSource
 from experiment.stages import StageNode, digest
 
 GROUP_MARK = " #"
-_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "videos", "batch_rows", "perturb")
+_ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "batch_rows", "perturb")
 """Settings of an evaluation that do not keep its rows out of another's table (perturbed ones have their own there)."""
 
 

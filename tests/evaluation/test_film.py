@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Subset
+from configs.schema import EvalConfig, Subset, canonical
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from evaluation import film
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, episode_name
@@ -98,8 +98,13 @@ def test_a_replay_that_ends_otherwise_is_refused_with_both_ends(work: Path) -> N
     episode = next(e for e in read_finished(work) if e.result.outcome is Outcome.SUCCESS)
     still = replace(episode.trace, actions=np.zeros_like(episode.trace.actions))
     ((result, _),) = replayed(work, [replace(episode, trace=still)])
-    with pytest.raises(EnvironmentProblem, match="outcome: 'success' and 'failure'"):
-        film.check_same(episode.result, result)
+    with pytest.raises(EnvironmentProblem, match=r"outcome: 'success' and 'failure'.*go on like this"):
+        film.check_same(episode.result, result, "go on like this")
+
+
+def test_the_number_of_films_is_no_other_evaluation() -> None:
+    """Whoever cannot film finishes what is evaluated already with `eval.videos=0`."""
+    assert canonical(EvalConfig(videos=0)) == canonical(EvalConfig(videos=3))
 
 
 def test_a_nan_ends_the_replay_as_it_ended_the_episode(tmp_path: Path) -> None:
