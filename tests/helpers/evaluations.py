@@ -11,7 +11,7 @@ from configs.schema import Subset
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import EpisodeResult, Protocol, to_row
 from evaluation.identity import identity_of
-from evaluation.records import EPISODES, SUMMARY, summarise
+from evaluation.records import EPISODES, SUMMARY, TIMINGS, summarise
 
 
 def write_evaluation(
@@ -23,7 +23,7 @@ def write_evaluation(
     look: str = "light",
     control: bool = False,
 ) -> None:
-    """episodes.jsonl and summary.json in a folder."""
+    """episodes.jsonl, timings.jsonl and summary.json in a folder."""
     folder.mkdir(parents=True)
     modes = sorted({r.key.mode for r in results})
     summary = {
@@ -39,3 +39,4 @@ def write_evaluation(
     (folder / SUMMARY).write_text(json.dumps(summary))
     columns = identity_of(summary).columns
     (folder / EPISODES).write_text("".join(json.dumps(to_row(r) | columns) + "\n" for r in results))
+    (folder / TIMINGS).write_text("".join(json.dumps(asdict(r.key) | dict(r.timing)) + "\n" for r in results))
