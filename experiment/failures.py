@@ -65,13 +65,14 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The evaluation in a folder, or all below it. Raises ConfigError where there is none."""
+    """The evaluation in a folder, or all published below it (the store has them once more). Raises ConfigError where there is none."""
     from evaluation.records import SUMMARY
 
     path = path.expanduser()
     if (path / SUMMARY).is_file():
         return [path]
     below = sorted(file.parent for file in path.glob(f"**/{SUMMARY}")) if path.is_dir() else []
+    below = [folder for folder in below if not any(part.startswith(".") for part in folder.relative_to(path).parts)]
     if not below:
         elsewhere = Path(_RESULTS) / path
         hint = f"did you mean {elsewhere}?" if elsewhere.is_dir() else "evaluate first, e.g. with scripts/evaluate.py"

@@ -1,6 +1,7 @@
 """`nora-ecot failures`: tables for people, JSON for programs, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,16 @@ def test_everything_below_a_folder_compares_phases_and_leaves_controls_out(proje
         f"outputs/eval_results/{phase}/object" for phase in ("baseline", "text_cot")
     )
     assert {"from": "never touched", "to": "out of time", "episodes": 1} in moved["counts"]
+
+
+def test_the_stores_copies_of_evaluations_are_not_counted_once_more(project, capsys):
+    results = Path("outputs/eval_results/baseline/object")
+    shutil.copytree(results, "outputs/.store/evaluate/0123456789abcdef0123")
+    assert run("outputs", "--json") == 0
+    told = [entry["run"] for entry in json.loads(capsys.readouterr().out)["runs"]]
+    assert len(told) == 4
+    assert not any(".store" in folder for folder in told)
+    assert run("outputs/.store/evaluate") == 0, "where it is named, it is meant"
 
 
 def test_runs_of_different_environments_are_shown_but_not_compared(project, capsys):
