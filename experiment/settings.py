@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, canonical, check, in_range
 from data_pipeline.libero_utils import parse_subset
+from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.plan import Places
@@ -105,6 +106,17 @@ def check_model_flags(values: Namespace, config: ExperimentConfig) -> None:
     )
 
 
+def _check_protocol(overrides: Sequence[str], config: ExperimentConfig) -> None:
+    """Raise ConfigError where steps per query were typed and the protocol has its own."""
+    typed = any(text.startswith("action.execute=") for text in overrides)
+    own = config.eval.protocol == "nora" and config.action.execute != NORA_EXECUTED_STEPS
+    check(
+        not (typed and own),
+        f"action.execute={config.action.execute} (--execute), but eval.protocol=nora executes {NORA_EXECUTED_STEPS} "
+        "steps of each chunk; leave it out",
+    )
+
+
 def _same(a: Any, b: Any) -> bool:
     """Equal, also `5e-5` (text to YAML 1.1) and 0.00005."""
     try:
@@ -176,6 +188,7 @@ def prepare(
     """Compose and resolve one phase. `extra` are overrides of this run alone, such as its seed."""
     preset, said, overrides = read_overrides(values)
     config = compose.compose(phase, [f"preset={preset}", *overrides, *extra])
+    _check_protocol(overrides, config)
     wanted = needed_subsets(config, subsets)
     places = places_of(values)
     resolved = resolve(config, wanted, places.data_dir, find)

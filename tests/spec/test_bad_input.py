@@ -42,6 +42,7 @@ def project(tmp_path, monkeypatch):
         ("--phase baseline --subset object --num_workers 0", "--num_workers=0 is out of range"),
         ("--phase baseline --subset 90", "for evaluation alone"),
         ("--phase baseline --subset object eval.batch_rows=0", "eval.batch_rows=0 is out of range"),
+        ("--phase baseline --subset object eval.protocol=nora action.execute=3", "executes 5 steps of each chunk"),
     ],
 )
 def test_usage(argv, says, capsys, project):
