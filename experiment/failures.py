@@ -65,7 +65,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def find_runs(path: Path) -> list[Path]:
-    """The evaluation in a folder, or all published below it (the store has them once more). Raises ConfigError where there is none."""
+    """The evaluation in a folder, or all below it but the store's copies. Raises ConfigError where there is none."""
     from evaluation.records import SUMMARY
 
     path = path.expanduser()
