@@ -93,6 +93,8 @@ def test_every_format_has_the_section_and_only_where_something_was_perturbed(tmp
         columns = identity_of(one.summary).columns
         rows = [to_row(episode) | columns for episode in one.episodes]
         (folder / "episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        timings = [asdict(episode.key) for episode in one.episodes]
+        (folder / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timings))
     texts = {}
     for name, slugs in {"plain": [PLAIN.slug], "both": [PLAIN.slug, LAYOUT.slug], "perturbed": [LAYOUT.slug]}.items():
         work = tmp_path / name
