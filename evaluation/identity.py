@@ -1,4 +1,7 @@
-"""Whose a row is: adapter, base, protocol and the environment that really ran. Rows of different ones never merge."""
+"""Whose a row is: adapter, base, protocol, what computed it, and the environment that really ran.
+
+Rows of different ones never merge.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class Identity:
     base: str  # the model under the adapter; "" for a control
     protocol: Protocol
     environment: Mapping[str, Any]  # its fingerprint, as a simulator reports it
+    computed: str = ""  # the policy's device and number format, `cpu float32`; "" for a control
 
     @cached_property
     def fingerprint(self) -> str:
@@ -30,7 +34,7 @@ class Identity:
     def run(self) -> str:
         """Names rows that may stand in one ledger."""
         conditions = {"protocol": asdict(self.protocol), "fingerprint": self.environment}
-        return digest({"adapter": self.adapter, "base": self.base, **conditions})
+        return digest({"adapter": self.adapter, "base": self.base, "computed": self.computed, **conditions})
 
     @cached_property
     def columns(self) -> dict[str, str]:
@@ -53,6 +57,7 @@ def identity_of(summary: Mapping[str, Any]) -> Identity:
         base=summary["card"].get("base", ""),
         protocol=Protocol(**summary["protocol"]),
         environment=summary["fingerprint"],
+        computed=summary["card"].get("computed", ""),
     )
 
 

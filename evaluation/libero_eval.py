@@ -83,6 +83,7 @@ def evaluate(config: EvaluateSlice, context: StageContext, subject: Subject, poo
         base=str(subject.card.get("base", "")),
         protocol=subject.protocol(config),
         environment=pool.describe(config.subset, config.tasks[0]).fingerprint | perturbed,
+        computed=str(subject.card.get("computed", "")),
     )
     with Ledger(context.work / LEDGER, identity) as ledger:
         if ledger.set_aside is not None:

@@ -160,7 +160,8 @@ def as_subject(config: EvaluateSlice, loaded: LoadedPolicy, digest: str, picture
     """A loaded model as what the stage evaluates. Raises ConfigError where it does not fit the settings."""
     _check_fit(config, loaded)
     batching = Batching(config.eval.batch_rows, config.eval.deterministic, config.eval.max_new_tokens)
-    card = canonical(loaded.card, key_only=False)
+    computed = f"{loaded.model.device.type} {loaded.model.dtype}".replace("torch.", "")
+    card = canonical(loaded.card, key_only=False) | {"computed": computed}
     return Subject(VlaPolicy(loaded, batching, picture), digest, card)
 
 

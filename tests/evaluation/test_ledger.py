@@ -67,6 +67,7 @@ def test_every_row_says_whose_it_is(tmp_path: Path) -> None:
         Identity("object", "adapter", "another", PROTOCOL, {"look": "light"}),
         Identity("object", "adapter", "base", Protocol("standard", 0, 220, 4, True, 4, 280), {"look": "light"}),
         Identity("object", "adapter", "base", PROTOCOL, {"look": "light", "perturbation": "camera:2"}),
+        Identity("object", "adapter", "base", PROTOCOL, {"look": "light"}, "cuda bfloat16"),
     ],
 )
 def test_rows_of_another_run_are_not_seen(tmp_path: Path, other: Identity) -> None:

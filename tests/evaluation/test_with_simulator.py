@@ -58,6 +58,7 @@ def test_a_random_adapter_from_checkpoint_to_records(tmp_path: Path, monkeypatch
     assert rows[0]["task_name"] == "pick_up_the_black_bowl_between_the_plate_and_the_ramekin_and_place_it_on_the_plate"
     summary = json.loads((tmp_path / "one/summary.json").read_text())
     assert summary["fingerprint"]["mujoco"] == "3.3.2"
+    assert summary["card"]["computed"] == "cpu float32"
     assert summary["modes"]["think"]["reasoning_forced"] == 2  # eight queries, one reasoning for four
     assert len(list((tmp_path / "one/videos").iterdir())) == 2
 
