@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import mujoco
 import numpy as np
 
-from data_pipeline.contract import AGENTVIEW
+from data_pipeline.contract import AGENTVIEW, SimulationUnstableError
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -68,8 +68,7 @@ def shift_layout(
             restart()
             offsets = _draw(env, rng, groups, length_m * shorter)
             placed = _poses(env)
-            env.settle()
-            stands = _stands(env, placed, plain, offsets) and not env.success()
+            stands = _settles(env) and _stands(env, placed, plain, offsets) and not env.success()
             restart()
             if stands:
                 _move(env, offsets)
@@ -205,6 +204,15 @@ def _poses(env: LiberoEnv) -> dict[str, _Pose]:
         name: _Pose(env.data.xpos[body].copy(), env.data.xmat[body].reshape(3, 3)[:, 2].copy())
         for name, body in bodies.items()
     }
+
+
+def _settles(env: LiberoEnv) -> bool:
+    """Let a drawn layout come to rest; one that blows up is no episode's fault, only a bad draw."""
+    try:
+        env.settle()
+    except SimulationUnstableError:
+        return False
+    return True
 
 
 def _stands(env: LiberoEnv, placed: dict[str, _Pose], plain: dict[str, _Pose], offsets: Offsets) -> bool:

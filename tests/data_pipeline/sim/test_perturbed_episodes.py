@@ -12,7 +12,7 @@ import pytest
 
 from configs.perturbation import MAGNITUDES, Kind, Perturbation
 from configs.schema import EnvConfig, Look, Subset
-from data_pipeline.contract import AGENTVIEW, WRIST
+from data_pipeline.contract import AGENTVIEW, WRIST, SimulationUnstableError
 from data_pipeline.sim import layout_shift
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.perturbation import begin
@@ -170,6 +170,20 @@ def test_a_layout_that_never_stands_leaves_everything_where_it_was(monkeypatch: 
     monkeypatch.setattr(layout_shift, "_ATTEMPTS", 1)
     assert drawn(env, Kind.LAYOUT, 3) == {"moved_m": {}}
     assert equal(episode(env, "layout:3"), plain)
+
+
+def test_a_layout_that_blows_up_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    env, settle, calls = shared(SOUP), LiberoEnv.settle, list[int]()
+
+    def sometimes(self: LiberoEnv, steps: int = 10) -> None:
+        calls.append(steps)
+        if len(calls) == 2:  # the first is of the plain episode
+            raise SimulationUnstableError("boom")
+        settle(self, steps)
+
+    monkeypatch.setattr(LiberoEnv, "settle", sometimes)
+    assert drawn(env, Kind.LAYOUT, 2)["moved_m"]
+    assert len(calls) >= 3
 
 
 def test_the_instruction_is_another_and_the_episode_the_same() -> None:
