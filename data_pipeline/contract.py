@@ -28,7 +28,7 @@ CONTROL_HZ = 20
 POINT_GRID = 256
 """Points and boxes in text are integers on a POINT_GRID x POINT_GRID grid, whatever the image's size."""
 
-_EPISODE_ID = re.compile(r"^(?P<subset>[a-z]+)/(?P<task>\d+)/(?P<demo>\d+)$")
+_EPISODE_ID = re.compile(r"^(?P<subset>[a-z0-9]+)/(?P<task>\d+)/(?P<demo>\d+)$")
 
 
 @dataclass(frozen=True, order=True)

@@ -227,7 +227,8 @@ def test_some_tasks_are_a_row_of_their_own(project):
     assert row_of(project, "replay@tasks3/object")
 
 
-def test_libero_90_is_evaluated_where_its_objects_are(project, capsys):
+def test_libero_90_is_evaluated_where_its_objects_are(project, capsys, monkeypatch):
+    monkeypatch.delenv("LIBERO_ASSETS_PATH", raising=False)
     assert type_in("python scripts/train_baseline.py --subset object") == 0
     path = "outputs/baseline/object/checkpoint-final"
     evaluate = f"python scripts/evaluate.py --model_type baseline --libero_subset 90 --lora_path {path}"
