@@ -182,7 +182,8 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
     limits = {r.subset.value: r.summary["protocol"]["max_steps"] for r in records}
     steps = ", ".join(f"{limits[s.value]} {s.value}" for s in Subset if s.value in limits)
     thinking = any(e.key.mode == Mode.THINK.value for r in records for e in r.episodes)
-    protocol = summary["protocol"]
+    protocol, card = summary["protocol"], summary["card"]
+    base = " on ".join(card[name] for name in ("base", "computed") if name in card)
     kept = f"; reasoning kept for {protocol['freeze_chunks']} chunks" if thinking else ""
     success = "read at every step" if protocol["success_within_chunk"] else "read after each chunk"
     seeds = sorted({e.key.seed for r in records for e in r.episodes})
@@ -191,7 +192,7 @@ def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
         f"Protocol {protocol['name']}: {protocol['settle_steps']} settling steps, at most {steps} environment steps, "
         f"{protocol['execute']} executed per query, success {success}{kept}.",
         f"Environment fingerprint {digest(records[0].environment)}: {_short(records[0].environment)}.",
-        f"Base model {summary['card'].get('base', 'none')}; evaluation seed {', '.join(map(str, seeds))}.",
+        f"Base model {base or 'none'}; evaluation seed {', '.join(map(str, seeds))}.",
     ]
     if phases:
         notes.append(

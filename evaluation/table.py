@@ -167,7 +167,8 @@ def _conditions(record: RunRecord) -> dict[str, Any]:
     conditions = {"protocol": shared, "environment fingerprint": record.environment}
     if record.is_control:
         return conditions
-    return {**conditions, "steps per query": protocol["execute"], "base model": card["base"]}
+    own = {"steps per query": protocol["execute"], "base model": card["base"]}
+    return {**conditions, **own, "device and number format": card.get("computed")}
 
 
 def make_rows(records: Sequence[RunRecord]) -> list[Row]:

@@ -40,6 +40,7 @@ def write_run(
     look: str = "light",
     settle_steps: int = 10,
     base: str = "tiny:abc",
+    computed: str = "cpu float32",
     latency_s: float = 0.1,
     control: bool = False,
     execute: int = 4,
@@ -50,11 +51,12 @@ def write_run(
     card = (
         {"phase": {"name": phase, "label": label}}
         if control
-        else {"base": base, "phase": {"name": phase, "label": label, "segments": []}}
+        else {"base": base, "computed": computed, "phase": {"name": phase, "label": label, "segments": []}}
     )
     protocol = Protocol("standard", settle_steps, LIMITS[subset], execute, True, 4, 280)
+    environment, computed = {"look": look, "mujoco": "3.3.2"}, "" if control else computed
     identity = Identity(
-        subset, f"{phase}-{subset}-digest", card.get("base", ""), protocol, {"look": look, "mujoco": "3.3.2"}
+        subset, f"{phase}-{subset}-digest", card.get("base", ""), protocol, environment, computed=computed
     )
     keys = [EpisodeKey(task, trial, 0, "no_think") for task in (0, 3) for trial in range(3)]
     keys += [EpisodeKey(task, 0, 0, "think") for task in (0, 3)] if think else []
@@ -180,7 +182,9 @@ def test_missing_cells_are_dashes_and_errors_are_shown(tmp_path: Path) -> None:
     assert "simulator died: 1" in page
 
 
-@pytest.mark.parametrize("changed", [{"look": "official"}, {"settle_steps": 0}, {"base": "other"}])
+@pytest.mark.parametrize(
+    "changed", [{"look": "official"}, {"settle_steps": 0}, {"base": "other"}, {"computed": "cuda bfloat16"}]
+)
 def test_different_conditions_never_share_a_table(full: Path, changed: dict[str, object]) -> None:
     write_run(full, "flow", "LoRA_TF (Text+Flow CoT)", "goal", think=True, **changed)
     with pytest.raises(ConfigError, match="plain/spatial and flow/goal cannot share a table"):
