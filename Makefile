@@ -28,7 +28,7 @@ demo: setup
 
 test: setup
 	@if [ -d ../shared/libero_assets ] && [ -z "$$LIBERO_ASSETS_PATH" ]; then export LIBERO_ASSETS_PATH="$$(cd ../shared/libero_assets && pwd)"; fi; \
-	$(RUN) -m pytest -q -n 2 --dist loadfile --durations 10
+	$(RUN) -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --durations 10
 
 check: setup
 	$(RUN) -m ruff format --check .
