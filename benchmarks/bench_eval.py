@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS
 
 import numpy as np
 
+from benchmarks.machine import commit, hardware
 from benchmarks.reference_env import FACTORY, RESOLUTION
 from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
 from configs.slices import EvaluateSlice
@@ -229,19 +229,6 @@ def main(argv: list[str]) -> int:
         with options.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     return 0
-
-
-def hardware() -> str:
-    """Processor and cores."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(os.sched_getaffinity(0))} cores"
-
-
-def commit() -> str:
-    """Of this checkout, with `-dirty` where it is changed."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -23,6 +21,9 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.machine import commit, hardware
 from configs.schema import STUDY, EnvConfig, Look, Subset
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from evaluation.statistics import wilson
@@ -93,8 +94,8 @@ def measure(job: Job) -> dict[str, Any]:
         "s_per_episode": round(seconds, 2),
         "failures": dict(failures),
         "assets": job.assets,
-        "hardware": platform.processor() or platform.machine(),
-        "commit": _commit(),
+        "hardware": hardware(),
+        "commit": commit(),
     }
 
 
@@ -119,13 +120,6 @@ def _task_row(line: dict[str, Any]) -> str:
     steps = f"{line['mean_steps']} ({line['max_steps']})" if line["successes"] else "-"
     name = f"{line['subset']} {line['task']}: {line['name'].replace('_', ' ')}"
     return f"| {name} | {line['successes']}/{line['episodes']} | {steps} | {reasons} |"
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
-    return found.stdout.strip()
 
 
 if __name__ == "__main__":

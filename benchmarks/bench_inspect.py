@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import h5py
 import numpy as np
 
+from benchmarks.machine import commit, hardware
 from configs.schema import Subset
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import IMAGE_KEYS, DemoWriter, TaskInfo
@@ -56,8 +55,7 @@ def main() -> int:
             "page_mb": round((output / f"inspect_{SUBSET.value}.html").stat().st_size / 1e6, 2),
             "sheet_mb": round((output / f"inspect_{SUBSET.value}.png").stat().st_size / 1e6, 2),
         }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    machine = {"cores": os.cpu_count(), "commit": commit.stdout.strip()}
+    machine = {"hardware": hardware(), "commit": commit()}
     print(json.dumps({"benchmark": "inspect", **vars(options), **machine, **figures}))
     return 0
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import h5py
 import numpy as np
 
+from benchmarks.machine import commit, hardware
 from configs.schema import Subset
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS
@@ -42,8 +41,7 @@ def main() -> int:
         write_official_file(demo_file(Path(folder), Subset.OBJECT, 0), options.demos, options.steps, options.size)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures = pool.apply(measure, (folder,))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    machine = {"cores": os.cpu_count(), "commit": commit.stdout.strip()}
+    machine = {"hardware": hardware(), "commit": commit()}
     print(json.dumps({"benchmark": "loader", **vars(options), **machine, **figures}))
     return 0
 

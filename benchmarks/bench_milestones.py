@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from itertools import islice
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.machine import commit, hardware
 from configs.schema import EnvConfig, Look, Stepping, Subset
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.sim.environment import LiberoEnv
@@ -64,10 +64,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=3)
     episodes = parser.parse_args().episodes
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     for subset, task in TASKS:
         for stepping in Stepping:
-            named = {"task": f"{subset.value}/{task}", "stepping": stepping.value, "commit": commit.stdout.strip()}
+            named = {
+                "task": f"{subset.value}/{task}",
+                "stepping": stepping.value,
+                "hardware": hardware(),
+                "commit": commit(),
+            }
             print(json.dumps(named | measure(subset, task, stepping, episodes)), flush=True)
     return 0
 

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.machine import commit, hardware
 from configs.schema import EnvConfig, Look, Subset
 from data_pipeline.contract import CAMERAS
 from data_pipeline.sim.assets import find_official
@@ -65,8 +65,7 @@ def main() -> int:
     figures = {
         kind: {look.value: measure(kind, look, options.resolution, options.frames) for look in Look} for kind in kinds
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    machine = {"cores": os.cpu_count(), "commit": commit.stdout.strip(), "resolution": options.resolution}
+    machine = {"hardware": hardware(), "commit": commit(), "resolution": options.resolution}
     print(json.dumps({"benchmark": "render", "unit": "CPU time", **machine, **figures}))
     return 0
 
