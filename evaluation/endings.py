@@ -29,9 +29,10 @@ _COLOURS = {  # light: fill, text on it; dark: fill; the text is dark there
 _CLASS = {category: f"e{number}" for number, category in enumerate(Category)}
 STYLE = (
     """
-.stack { display: flex; gap: 2px; min-width: 240px; height: 22px; }
+.stack { display: flex; gap: 2px; min-width: 150px; height: 22px; }
 .stack span { min-width: 4px; overflow: hidden; text-align: center; font-size: 12px; line-height: 22px;
   border-radius: 2px; box-shadow: inset 0 0 0 1px rgba(90, 90, 90, 0.45); }
+.ends td + td, .ends th + th + th { padding-left: 6px; padding-right: 6px; }
 .ends thead th i { display: block; width: 22px; height: 10px; border-radius: 2px; margin-bottom: 4px; }
 """
     + "".join(f".{_CLASS[c]} {{ background: {fill}; color: {text}; }}\n" for c, (fill, text, _) in _COLOURS.items())
