@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS="1")
 
-from benchmarks.machine import commit, hardware
+from benchmarks.machine import keep
 from configs.schema import EnvConfig, Look, Subset
 from configs.slices import DemosSlice
 from data_pipeline.contract import StageContext
@@ -94,14 +94,8 @@ def main(argv: list[str]) -> int:
         "same_bytes": all(digest == digests[0] for digest in digests),
         "look": ENV.look.value,
         "resolution": ENV.resolution,
-        "hardware": hardware(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "commit": commit(),
     }
-    print(json.dumps(line))
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    keep(line, options.out)
     return 0
 
 

@@ -11,7 +11,6 @@ usage: python benchmarks/bench_eval.py [--assets builtin] [--steps 100] [--trial
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -26,7 +25,7 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS
 
 import numpy as np
 
-from benchmarks.machine import commit, hardware
+from benchmarks.machine import keep
 from benchmarks.reference_env import FACTORY, RESOLUTION
 from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
 from configs.slices import EvaluateSlice
@@ -220,14 +219,8 @@ def main(argv: list[str]) -> int:
         "threads": {name: os.environ[name] for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS")},
         "seats": {"workers": 2, "environments_per_worker": options.slots, "batch_rows": options.rows},
         "rows": rows,
-        "hardware": hardware(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "commit": commit(),
     }
-    print(json.dumps(line))
-    if options.out:
-        with options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    keep(line, options.out)
     return 0
 
 
