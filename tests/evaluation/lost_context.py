@@ -22,11 +22,12 @@ class LosesContext(LiberoEnv):
             return super().render(camera)
         from mujoco import egl
         from OpenGL import EGL
+        from OpenGL.error import Error
 
         EGL.eglMakeCurrent(egl.EGL_DISPLAY, EGL.EGL_NO_SURFACE, EGL.EGL_NO_SURFACE, EGL.EGL_NO_CONTEXT)
         EGL.eglDestroyContext(egl.EGL_DISPLAY, self._renderer._context._context)
         try:
             return super().render(camera)
-        except Exception as problem:
+        except Error as problem:
             note.write_text(repr(problem))
             raise
