@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS="1")
 
 from benchmarks.machine import keep
-from configs.schema import EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import parse_subset

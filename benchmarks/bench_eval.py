@@ -27,7 +27,8 @@ import numpy as np
 
 from benchmarks.machine import keep
 from benchmarks.reference_env import FACTORY, RESOLUTION
-from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
+from configs.choices import Look, Mode, Subset
+from configs.schema import EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice
 from evaluation.episodes import EpisodeKey, EpisodeResult, Protocol, make_protocol
 from evaluation.identity import Identity

@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 
 from benchmarks.machine import commit, hardware
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS
 from data_pipeline.libero_utils import demo_file

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.machine import commit, hardware
-from configs.schema import EnvConfig, Look, Stepping, Subset
+from configs.choices import Look, Stepping, Subset
+from configs.schema import EnvConfig
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.expert.expert import expert_actions

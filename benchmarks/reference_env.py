@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import EnvConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig
 from data_pipeline import libero_utils
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.sim import assets

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.choices import Control, DropoutVariant, Mode, Normalization, Subset
 from configs.schema import (
     ActionConfig,
     AnnotatorConfig,
     BaseConfig,
-    Control,
-    DropoutVariant,
     EnvConfig,
     EvalConfig,
     LoraConfig,
-    Mode,
     ModelConfig,
-    Normalization,
     OptimizerConfig,
     PhaseSpec,
-    Subset,
     TrainerConfig,
     added,
     not_in_key,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from configs.schema import Component, Subset
+from configs.choices import Component, Subset
 
 AGENTVIEW = "agentview"
 WRIST = "robot0_eye_in_hand"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.action_stats import GRIPPER, ActionStatistics
 from data_pipeline.contract import CAMERAS, CONTROL_HZ, Episode, EpisodeId
 from data_pipeline.data_splitter import Split

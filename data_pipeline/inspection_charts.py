@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.schema import Normalization
+from configs.choices import Normalization
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics
 from data_pipeline.inspection import DemoFacts, Inspection, seconds
 from data_pipeline.inspection_checks import clipped_share

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.libero_utils import SUITE_OF
 from data_pipeline.whole_files import write_json
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Component
+from configs.choices import Component
 from data_pipeline.contract import (
     Annotation,
     BoundingBox,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from configs.schema import Control
+from configs.choices import Control
 from configs.slices import ControlSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, StageContext, digest
 from evaluation.episodes import Shows

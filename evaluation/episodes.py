@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.schema import EvalConfig, Mode, Subset
+from configs.choices import Mode, Subset
+from configs.schema import EvalConfig
 from data_pipeline.contract import ACTION_DIM
 
 if TYPE_CHECKING:

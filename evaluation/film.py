@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, episode_name
 from evaluation.identity import Identity, difference

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 
-from configs.schema import PhaseSpec, Role, Segment, check
+from configs.choices import Role
+from configs.schema import PhaseSpec, Segment, check
 from configs.slices import FullCheckpoint, FullSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext, digest

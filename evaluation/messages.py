@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import EnvConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig
 from evaluation.episodes import EpisodeRequest
 
 PERTURBATION = "perturbation"

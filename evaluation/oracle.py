@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Mode, Subset
+from configs.choices import Mode, Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Episode, EpisodeId
 from data_pipeline.raw_loader import Hdf5Source, ReplayStart, read_replay

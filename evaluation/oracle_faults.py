@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from configs.schema import Normalization
+from configs.choices import Normalization
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics
 from data_pipeline.contract import GRIPPER_CLOSE
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
-from configs.schema import STUDY, Subset
+from configs.choices import STUDY, Subset
 from data_pipeline.html_page import document, head_row, notes, section, table
 from evaluation import endings, speed
 from evaluation.figures import loss_figure

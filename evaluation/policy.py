@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from configs.schema import Mode, TrainerConfig, canonical, check
+from configs.choices import Mode
+from configs.schema import TrainerConfig, canonical, check
 from configs.slices import EvaluateSlice
 from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS

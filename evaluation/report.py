@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from configs.schema import STUDY, Subset
+from configs.choices import STUDY, Subset
 from configs.slices import ReportSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.whole_files import write_text

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from configs.choices import Mode
 from configs.perturbation import Perturbation
-from configs.schema import Mode
 from evaluation.episodes import Outcome
 from evaluation.statistics import Difference, PairedCounts, mcnemar_exact, pair, paired_difference
 from evaluation.table import DASH, RunRecord

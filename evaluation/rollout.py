@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from configs.schema import Mode, Subset
+from configs.choices import Mode, Subset
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.episodes import NOTHING_DONE, EpisodeKey, EpisodeRequest, EpisodeResult, Outcome, Protocol, Shows
 from evaluation.identity import difference

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from configs.choices import Subset
 from configs.perturbation import Perturbation
-from configs.schema import EnvConfig, Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, SimulationUnstableError
 from data_pipeline.processes import die_with_parent
 from evaluation.episodes import EpisodeRequest, Shows

@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 
-from configs.schema import EnvConfig, EvalConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig, EvalConfig
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.messages import Begin, Chunk, Describe, Description, Failed, Ready, Setup, Unusable, View
 from evaluation.worker_process import Task, WorkerProcess, start_worker

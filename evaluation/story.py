@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from configs.choices import Mode, Subset
 from configs.perturbation import Perturbation
-from configs.schema import Mode, Subset
 from data_pipeline.contract import digest
 from evaluation.endings import Ending, endings
 from evaluation.episodes import EpisodeResult, Outcome

@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from configs.schema import Subset
+from configs.choices import Subset
 from evaluation.messages import Begin, Chunk, Describe, Setup, frames_size, map_frames
 
 _QUIET = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.schema import ConfigError, ExperimentConfig, PhaseSpec, Role, Segment, build, canonical, check
+from configs.choices import Role
+from configs.schema import ConfigError, ExperimentConfig, PhaseSpec, Segment, build, canonical, check
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _STANDARD_DEFAULTS = ["base", "_self_", {"preset": "nora_3b"}]

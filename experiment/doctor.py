@@ -24,7 +24,8 @@ PACKAGES = {"torch": "", "transformers": "", "peft": "", "mujoco": "3.3.2", "rob
 """Packages a run needs; where a version is given, another one changes results."""
 
 _FRAME = """
-from configs.schema import EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import EnvConfig
 from data_pipeline.sim.environment import LiberoEnv
 env = LiberoEnv(Subset.OBJECT, 0, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
 env.reset(seed=0, init_state=0)

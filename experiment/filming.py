@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import ConfigError, EnvConfig, Mode, Subset, build, check
+from configs.choices import Mode, Subset
+from configs.schema import ConfigError, EnvConfig, build, check
 from data_pipeline.contract import EnvironmentProblem
 from experiment.flags import Parser
 

@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from configs.choices import STUDY, Control
 from configs.perturbation import Kind
-from configs.schema import STUDY, AnnotatorConfig, ConfigError, Control, EvalConfig
+from configs.schema import AnnotatorConfig, ConfigError, EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256

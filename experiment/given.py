@@ -6,7 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import Component, ConfigError, Subset
+from configs.choices import Component, Subset
+from configs.schema import ConfigError
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store, environment_errors, file_sha256
 

@@ -8,7 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, check
+from configs.choices import STUDY, Subset
+from configs.schema import ConfigError, ExperimentConfig, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose, inspecting_reasoning

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.schema import STUDY, ExperimentConfig, Subset, check, in_range
+from configs.choices import STUDY, Subset
+from configs.schema import ExperimentConfig, check, in_range
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from experiment.datasets import data_for
 from experiment.flags import Parser

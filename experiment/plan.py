@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from configs.schema import STUDY, ConfigError, Control, ExperimentConfig, Mode, Subset
+from configs.choices import STUDY, Control, Mode, Subset
+from configs.schema import ConfigError, ExperimentConfig
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import STUDY, ConfigError, EnvConfig, ExperimentConfig, Subset, check
+from configs.choices import STUDY, Subset
+from configs.schema import ConfigError, EnvConfig, ExperimentConfig, check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json

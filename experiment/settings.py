@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import STUDY, ConfigError, ExperimentConfig, Subset, canonical, check, in_range
+from configs.choices import STUDY, Subset
+from configs.schema import ConfigError, ExperimentConfig, canonical, check, in_range
 from data_pipeline.libero_utils import parse_subset
 from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose

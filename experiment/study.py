@@ -7,7 +7,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from configs.schema import Subset, check
+from configs.choices import Subset
+from configs.schema import check
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
 from experiment.plan import Places, Result, report_node, report_view

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from configs.schema import ExperimentConfig, Subset
+from configs.choices import Subset
+from configs.schema import ExperimentConfig
 from experiment.resolve import TINY_BASE, DataSource
 from experiment.stages import StageNode, digest
 

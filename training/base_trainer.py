@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.schema import BaseConfig, OptimizerConfig, PhaseSpec, Role, Segment, Subset, check
+from configs.choices import Role, Subset
+from configs.schema import BaseConfig, OptimizerConfig, PhaseSpec, Segment, check
 from configs.slices import BaseSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import Episode, StageContext

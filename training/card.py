@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.schema import PhaseSpec, Subset, build, canonical
+from configs.choices import Subset
+from configs.schema import PhaseSpec, build, canonical
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.whole_files import write_text
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Corruption, PhaseSpec, Segment
+from configs.choices import Corruption
+from configs.schema import PhaseSpec, Segment
 from data_pipeline.contract import POINT_GRID, BoundingBox, Sample, StepReasoning
 from training.layout import sample_generator
 

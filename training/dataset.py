@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.schema import ConfigError, DropoutVariant, Role
+from configs.choices import DropoutVariant, Role
+from configs.schema import ConfigError
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Annotation, Episode, EpisodeId, FlowTokens, Sample
 from data_pipeline.image_frame import policy_image

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Component, ConfigError, DropoutVariant, PhaseSpec, Role, Segment, check
+from configs.choices import Component, DropoutVariant, Role
+from configs.schema import ConfigError, PhaseSpec, Segment, check
 from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
 
 IGNORE = -100

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from configs.schema import OptimizerConfig, Role, TrainerConfig, check
+from configs.choices import Role
+from configs.schema import OptimizerConfig, TrainerConfig, check
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from configs.schema import Role
+from configs.choices import Role
 from training.dataset import Batch
 from training.layout import IGNORE, ROLES
 

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from configs.schema import Component
+from configs.choices import Component
 from data_pipeline.contract import Annotation, StepReasoning
 from training.layout import ACTION_TAG, FLOW_TAG, TAGS, render_reasoning
 

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import DemoWriter, TaskInfo
 from data_pipeline.libero_utils import SUITE_OF, demo_file, instruction, task_names

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from OpenGL import GL
 
-from configs.schema import Look
+from configs.choices import Look
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.sim.boot import GL_REMEDY
 

@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 from robosuite.utils.control_utils import nullspace_torques, opspace_matrices, orientation_error
 
-from configs.schema import Stepping
+from configs.choices import Stepping
 
 _FROM_THE_START = mujoco.mjtStage.mjSTAGE_NONE.value
 _AFTER_VELOCITIES = mujoco.mjtStage.mjSTAGE_VEL.value

@@ -12,24 +12,19 @@ import pytest
 import yaml
 
 from configs import schema
+from configs.choices import Component, Corruption, DropoutVariant, Mode, Role, Subset
 from configs.schema import (
     ActionConfig,
-    Component,
     ConfigError,
-    Corruption,
     DataConfig,
-    DropoutVariant,
     EnvConfig,
     EvalConfig,
     ExperimentConfig,
     LoraConfig,
-    Mode,
     ModelConfig,
     PhaseSpec,
     ReasoningDropout,
-    Role,
     Segment,
-    Subset,
     TaskSelection,
     build,
     canonical,

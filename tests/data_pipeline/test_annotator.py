@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import POINT_GRID, EpisodeId
 from data_pipeline.ecot_annotator import annotate, visible_objects
 from data_pipeline.ecot_words import arrivals, offset_phrase, unique_labels

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import Episode, EpisodeId, Interrupted, StageContext
 
 episode_ids = st.builds(EpisodeId, st.sampled_from(Subset), st.integers(0, 99), st.integers(0, 2000))

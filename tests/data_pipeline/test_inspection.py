@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.schema import Normalization, Subset
+from configs.choices import Normalization, Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contact_sheet import WIDTH, write_sheet
 from data_pipeline.contract import AGENTVIEW, EpisodeId

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.instruction_variants import vary
 from data_pipeline.libero_utils import instruction, task_names
 

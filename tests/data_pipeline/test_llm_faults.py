@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from configs.schema import AnnotatorConfig, ConfigError, Subset
+from configs.choices import Subset
+from configs.schema import AnnotatorConfig, ConfigError
 from configs.slices import RewordSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from data_pipeline.llm_annotator import LEDGER, demos_of, forecast, reword, run_reword

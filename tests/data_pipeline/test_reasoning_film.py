@@ -8,7 +8,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StepReasoning
 from data_pipeline.reasoning_film import BAR, PICTURE, SIZE, drawn, stretches, write_reasoning_film
 from data_pipeline.reasoning_page import Filmed, render_reasoning_page

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import ConfigError, EnvConfig
 from configs.slices import RegenerateSlice
 from data_pipeline.contract import (
     AGENTVIEW,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import Annotation, BoundingBox, EnvironmentProblem, EpisodeId, FlowTokens, StepReasoning
 from data_pipeline.sidecar import (
     Measured,

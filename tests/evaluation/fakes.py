@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import EnvConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import EnvironmentProblem, SimulationUnstableError
 from evaluation.policy_api import Decision, Observation
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from configs.schema import Normalization, Subset
+from configs.choices import Normalization, Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import Episode, EpisodeId
 from data_pipeline.raw_loader import ReplayStart

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from configs.schema import EnvConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig
 from tests.evaluation.fakes import NoTracker
 
 FACTORY = "tests.evaluation.oracle_world:ReachEnv"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Control, EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
+from configs.choices import Control, Look, Mode, Subset
+from configs.schema import EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import ControlSlice
 from data_pipeline.contract import GRIPPER_OPEN, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, Look, Mode, Subset
+from configs.choices import Look, Mode, Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation import film

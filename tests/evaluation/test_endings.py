@@ -2,7 +2,7 @@
 
 import re
 
-from configs.schema import Mode, Subset
+from configs.choices import Mode, Subset
 from evaluation.endings import STYLE, Ending, endings, endings_section
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome
 from evaluation.failures import Category

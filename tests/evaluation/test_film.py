@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import EvalConfig, Subset, canonical
+from configs.choices import Subset
+from configs.schema import EvalConfig, canonical
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from evaluation import film
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, episode_name

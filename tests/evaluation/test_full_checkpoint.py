@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.schema import ActionConfig, ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
+from configs.choices import Mode, Subset
+from configs.schema import ActionConfig, ConfigError, EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import FullCheckpoint, FullSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import EnvironmentProblem

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset
+from configs.choices import Look, Mode, Subset
+from configs.schema import EnvConfig, EvalConfig
 from data_pipeline.sim.environment import LiberoEnv
 from evaluation.episodes import EpisodeKey, EpisodeRequest, make_protocol
 from evaluation.messages import PERTURBATION, Begin, View

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
+from configs.choices import Mode, Subset
+from configs.schema import ConfigError, EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.generation import Generator, Request, Stream, Written, pad_left, rope_positions

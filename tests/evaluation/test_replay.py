@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, EnvConfig, EvalConfig, Mode, Subset, TrainerConfig
+from configs.choices import Mode, Subset
+from configs.schema import ConfigError, EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice, SplitSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import run_split

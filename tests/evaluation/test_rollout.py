@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError, EvalConfig, Mode, Subset, TrainerConfig
+from configs.choices import Mode, Subset
+from configs.schema import ConfigError, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from evaluation.libero_eval import Subject, evaluate

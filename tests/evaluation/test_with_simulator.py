@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import EnvConfig, EvalConfig, Look, Mode, Subset, TrainerConfig
+from configs.choices import Look, Mode, Subset
+from configs.schema import EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import Interrupted, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import EvalConfig, Subset
+from configs.choices import Subset
+from configs.schema import EvalConfig
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import EpisodeKey, EpisodeRequest, make_protocol

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import STUDY, Subset
+from configs.choices import STUDY, Subset
 from data_pipeline.libero_utils import demo_file, task_names
 from experiment.cli import main
 from experiment.download import ARCHIVES, DATA_REPOSITORY

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from configs.schema import STUDY, Subset
+from configs.choices import STUDY, Subset
 from experiment import compose, settings
 from experiment.plan import Places, Run, evaluate_node, train_node
 from experiment.resolve import find_source, resolve

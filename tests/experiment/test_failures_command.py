@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome
 from experiment.cli import main
 from tests.helpers.evaluations import write_evaluation

@@ -6,7 +6,8 @@ from dataclasses import replace
 import h5py
 import pytest
 
-from configs.schema import ConfigError, EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import ConfigError, EnvConfig
 from data_pipeline.annotation_schema import check_annotations
 from data_pipeline.contract import EnvironmentProblem
 from experiment import results

@@ -3,7 +3,7 @@
 import h5py
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from experiment.cli import main
 from tests.helpers import synthetic
 from tests.helpers.synthetic import write_synthetic_subset

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from evaluation.oracle import Examination, Row

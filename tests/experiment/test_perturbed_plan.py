@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError, ExperimentConfig, Subset
+from configs.choices import Subset
+from configs.schema import ConfigError, ExperimentConfig
 from experiment import compose
 from experiment.plan import Places, Run, evaluate_node, evaluate_view, replay_node, train_node
 from experiment.resolve import DataSource

@@ -5,7 +5,7 @@ import json
 import h5py
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.libero_utils import demo_file
 from data_pipeline.metainfo import Verdict, write_metainfo
 from experiment.cli import main

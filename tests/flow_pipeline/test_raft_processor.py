@@ -12,7 +12,8 @@ import pytest
 import torch
 from torchvision.models.optical_flow import raft_large
 
-from configs.schema import EnvConfig, Subset
+from configs.choices import Subset
+from configs.schema import EnvConfig
 from configs.slices import FlowSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow

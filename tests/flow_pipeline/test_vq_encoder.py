@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import Subset
+from configs.choices import Subset
 from configs.slices import TokensSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.sidecar import load_flow_manifest, load_flow_tokens

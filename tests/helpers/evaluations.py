@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.episodes import EpisodeResult, Protocol, to_row
 from evaluation.identity import identity_of

@@ -2,7 +2,7 @@
 
 import json
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StepReasoning
 from data_pipeline.sidecar import save_annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import Normalization, Subset
+from configs.choices import Normalization, Subset
 from configs.slices import SplitSlice, StatsSlice
 from data_pipeline.action_stats import STATISTICS_FILE, run_stats
 from data_pipeline.contract import CAMERAS, StageContext

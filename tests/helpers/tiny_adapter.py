@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from configs.schema import LoraConfig, ModelConfig, PhaseSpec, Role, Segment, Subset
+from configs.choices import Role, Subset
+from configs.schema import LoraConfig, ModelConfig, PhaseSpec, Segment
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.libero_utils import SUITE_OF
 from training import action_tokenizer

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import EnvConfig, Look
+from configs.choices import Look
+from configs.schema import EnvConfig
 from data_pipeline.contract import EpisodeId
 from data_pipeline.scene import Goal, SceneTrack
 

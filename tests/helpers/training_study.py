@@ -8,16 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import (
-    ActionConfig,
-    BaseConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PhaseSpec,
-    Subset,
-    TrainerConfig,
-)
+from configs.choices import Subset
+from configs.schema import ActionConfig, BaseConfig, LoraConfig, ModelConfig, OptimizerConfig, PhaseSpec, TrainerConfig
 from configs.slices import BaseSlice, TrainSlice
 from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens, StageContext, StepReasoning
 from data_pipeline.raw_loader import Hdf5Source

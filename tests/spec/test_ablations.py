@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema import Corruption, Role
+from configs.choices import Corruption, Role
 from experiment import compose
 from experiment.compose import ablations, find_phase, phase_files
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Subset
+from configs.choices import Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import CAMERAS, EpisodeSource
 from data_pipeline.raw_loader import Hdf5Source

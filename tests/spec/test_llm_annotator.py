@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Subset, canonical
+from configs.choices import Subset
+from configs.schema import canonical
 from configs.slices import RewordSlice
 from data_pipeline.llm_annotator import LEDGER
 from data_pipeline.llm_money import Ledger

@@ -2,7 +2,8 @@
 
 import pytest
 
-from configs.schema import ConfigError, Role
+from configs.choices import Role
+from configs.schema import ConfigError
 from experiment.compose import compose, find_phase
 
 BLOCK = """

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError, Corruption, PhaseSpec
+from configs.choices import Corruption
+from configs.schema import ConfigError, PhaseSpec
 from data_pipeline.contract import BoundingBox, Sample
 from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, TEXT, TEXT_FLOW_COT
 from tests.helpers.training_study import step_reasoning, write_study

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from configs.schema import ConfigError, Role
+from configs.choices import Role
+from configs.schema import ConfigError
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations, load_flow_tokens

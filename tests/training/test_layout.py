@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
-from configs.schema import Component, ConfigError, DropoutVariant, PhaseSpec, ReasoningDropout, Role, Segment, Subset
+from configs.choices import Component, DropoutVariant, Role, Subset
+from configs.schema import ConfigError, PhaseSpec, ReasoningDropout, Segment
 from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
 from tests.helpers.tiny_adapter import (
     ACTION,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema import LoraConfig, PhaseSpec, Role
+from configs.choices import Role
+from configs.schema import LoraConfig, PhaseSpec
 from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, FLOW_CODES, TEXT, TEXT_COT, TEXT_FLOW_COT, smooth_chunks
 from tests.training.test_layout import layout_of, sample
 from training.dataset import Batch, collate, role_totals

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.schema import ActionConfig, OptimizerConfig, Role
+from configs.choices import Role
+from configs.schema import ActionConfig, OptimizerConfig
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.raw_loader import Hdf5Source

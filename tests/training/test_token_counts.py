@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import Component, PhaseSpec, Subset
+from configs.choices import Component, Subset
+from configs.schema import PhaseSpec
 from data_pipeline.contract import Annotation, EpisodeId, StepReasoning
 from tests.helpers.tiny_adapter import TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import step_reasoning

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EpisodeId, StageContext, StageFailed
 from data_pipeline.demo_outcomes import FailedAttempt, Outcome, table

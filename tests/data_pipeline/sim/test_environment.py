@@ -11,7 +11,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from configs.schema import STUDY, EnvConfig, Look, Stepping, Subset
+from configs.choices import STUDY, Look, Stepping, Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE, SimulationUnstableError
 from data_pipeline.sim.environment import NO_OP, LiberoEnv
 

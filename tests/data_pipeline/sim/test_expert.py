@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import EnvConfig, Look, Subset
+from configs.choices import Look, Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.replay import noop_mask

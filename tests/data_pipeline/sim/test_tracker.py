@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from configs.schema import STUDY, EnvConfig, Look, Subset
+from configs.choices import STUDY, Look, Subset
+from configs.schema import EnvConfig
 from data_pipeline.contract import GRIPPER_OPEN
 from data_pipeline.sim.expert.expert import expert_actions
 from data_pipeline.sim.expert.fixtures import open_drawer
