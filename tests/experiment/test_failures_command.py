@@ -10,23 +10,13 @@ import pytest
 from configs.choices import Subset
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome
 from experiment.cli import main
+from tests.evaluation.test_failures import JOINT
 from tests.helpers.evaluations import write_evaluation
 
 NEVER = {
     "objects": {},
     "parts": {},
-    "goals": [
-        {
-            "goal": "open drawer_1",
-            "implied": False,
-            "first": None,
-            "end": False,
-            "touched": None,
-            "closest_m": 0.2,
-            "progress_max": 0.0,
-            "progress_end": 0.0,
-        }
-    ],
+    "goals": [JOINT],
 }
 LATE = {
     "objects": {},
