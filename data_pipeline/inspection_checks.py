@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from configs.choices import Normalization
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
 from data_pipeline.contract import AGENTVIEW, GRIPPER_CLOSE, GRIPPER_OPEN, WRIST, EpisodeId
 from data_pipeline.demo_outcomes import MIN_START_DISTANCE_M
+from data_pipeline.findings import Check, Finding, listed
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.libero_utils import MAX_STEPS, instruction
 
@@ -29,26 +29,7 @@ MOVING_M = 0.005
 LENGTH_RATIO = 2.0
 """A demonstration longer than its task's median times this, or shorter than the median divided by it, stands out."""
 MIN_FOR_MEDIAN = 4
-Find = Callable[[Inspection], Iterator["Finding"]]
-LISTED = 6  # examples named in a finding; the rest are counted
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One warning."""
-
-    says: str  # what, with the value
-    where: tuple[str, ...]  # each place with its own value
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """A name for what was looked at, and what was found."""
-
-    name: str
-    findings: tuple[Finding, ...]
-    lacks: str = ""  # what it would need to be made, "" where it was made
+Find = Callable[[Inspection], Iterator[Finding]]
 
 
 def run_checks(inspection: Inspection) -> tuple[Check, ...]:
@@ -68,12 +49,6 @@ def _lacking(inspection: Inspection) -> dict[Find, str]:
         _near_starts: ("distances are known of the expert's demonstrations only (demos.json)", starts),
     }
     return {find: why for find, (why, present) in there.items() if not present}
-
-
-def listed(where: Sequence[str]) -> str:
-    """The first few places and how many more there are."""
-    more = len(where) - LISTED
-    return "; ".join(where[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 # ------------------------------------------------------------------ actions

@@ -13,9 +13,11 @@ from html import escape
 
 import numpy as np
 
+from data_pipeline import findings
 from data_pipeline.action_stats import COLUMNS, ActionStatistics
 from data_pipeline.contact_sheet import jpeg, still_lines, typical_demo
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, digest
+from data_pipeline.findings import Check, facts, warnings
 from data_pipeline.html_page import document, notes, section, table
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.inspection_charts import (
@@ -28,21 +30,11 @@ from data_pipeline.inspection_charts import (
     path_figure,
     shared_axes,
 )
-from data_pipeline.inspection_checks import MOVING_M, Check, Finding, listed, moved
+from data_pipeline.inspection_checks import MOVING_M, moved
 from data_pipeline.libero_utils import SUITE_OF
 
 DASH = "–"
 _PAGE_STYLE = """
-.finding { background: var(--card); border: 1px solid var(--rule); border-left: 4px solid var(--c1); border-radius: 8px;
-  padding: 12px 16px; margin: 0 0 10px; }
-.finding b { display: block; } .finding p { margin: 3px 0 0; font-size: 13.5px; }
-.finding p.where { color: var(--faint); overflow-wrap: anywhere; }
-.fine { border-left-color: rgb(var(--good)); }
-.facts { display: grid; grid-template-columns: repeat(4, 1fr); gap: 1px; background: var(--rule);
-  border: 1px solid var(--rule); border-radius: 10px; overflow: hidden; }
-.facts div { background: var(--card); padding: 10px 14px; overflow-wrap: anywhere; }
-.facts b { display: block; font-size: 19px; font-weight: 650; font-variant-numeric: tabular-nums; }
-.facts span { color: var(--faint); font-size: 12.5px; }
 td.number { text-align: right; white-space: nowrap; } th.number { text-align: right; }
 .rows td { vertical-align: middle; padding-top: 6px; padding-bottom: 6px; } .rows td:first-child { min-width: 330px; }
 .rows a { color: var(--accent); text-decoration: none; display: inline-block; min-width: 20px; }
@@ -74,7 +66,7 @@ def render_page(inspection: Inspection, checks: Sequence[Check]) -> str:
     title = f"LIBERO-{inspection.subset.value.capitalize()}: the demonstrations"
     sections = (
         f'<h1>{title}</h1><p class="lead">{escape(inspection.known.origin)}</p>',
-        _warnings(checks),
+        warnings(checks),
         _summary(inspection),
         _overview(inspection, axes),
         _language(inspection),
@@ -83,26 +75,7 @@ def render_page(inspection: Inspection, checks: Sequence[Check]) -> str:
         _tasks(inspection, axes),
         _provenance(inspection),
     )
-    return document(title, sections, STYLE + _PAGE_STYLE)
-
-
-# ------------------------------------------------------------------ warnings
-
-
-def _warnings(checks: Sequence[Check]) -> str:
-    findings = [finding for check in checks for finding in check.findings]
-    made = [check for check in checks if not check.lacks]
-    fine = [check.name for check in made if not check.findings]
-    left_out = [f"not checked: {check.name} ({check.lacks})" for check in checks if check.lacks]
-    head = f"{len(findings)} warning{'' if len(findings) == 1 else 's'}" if findings else "No warnings"
-    box = f'<div class="finding fine"><b>{len(fine)} of {len(made)} checks found nothing</b>'
-    box += f'<p class="where">{escape("; ".join(fine))}</p></div>'
-    return section(head, "".join(map(_finding, findings)) + box + (notes(left_out) if left_out else ""))
-
-
-def _finding(finding: Finding) -> str:
-    where = f'<p class="where">{escape(listed(finding.where))}</p>' if finding.where else ""
-    return f'<div class="finding"><b>{escape(finding.says)}</b>{where}<p>{escape(finding.remedy)}</p></div>'
+    return document(title, sections, STYLE + findings.STYLE + _PAGE_STYLE)
 
 
 # ------------------------------------------------------------------ the whole
@@ -122,8 +95,7 @@ def _summary(inspection: Inspection) -> str:
         (_each(inspection, "look"), "look"),
         (" and ".join(map(digest, prints)) or DASH, "environment fingerprint"),
     )
-    boxes = "".join(f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for value, name in values)
-    return section("In numbers", f'<div class="facts">{boxes}</div>')
+    return section("In numbers", facts(values))
 
 
 def _each(inspection: Inspection, key: str) -> str:

@@ -195,8 +195,9 @@ def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:
 
 def _write(folder: Path, subset: Subset, known: Known, output: Path) -> None:
     from data_pipeline.contact_sheet import write_sheet
+    from data_pipeline.findings import listed
     from data_pipeline.inspection import inspect_folder
-    from data_pipeline.inspection_checks import listed, run_checks
+    from data_pipeline.inspection_checks import run_checks
     from data_pipeline.inspection_page import render_page
     from data_pipeline.raw_loader import Hdf5Source
 
