@@ -1,39 +1,35 @@
-"""Stage `flow`: optical flow from each step to k steps later, agentview, by one of three backends.
+"""Stage `flow`: optical flow from each step to k steps later, agentview, by one of three backends; and RAFT itself.
 
-`sim` is exact (simulator states), `raft` is torchvision's raft_large, `dis_chain` is OpenCV's DIS between consecutive
-frames, followed along the chain: over 8 steps it halves the error of a single direct estimate, which is no better than
-no motion at all.
+`sim` (sim_flow.py) is exact, from simulator states; `dis_chain` (dis_flow.py) follows OpenCV's DIS from frame to frame;
+`raft` is torchvision's raft_large.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import cv2
 import numpy as np
 
-from configs.schema import EnvConfig, check
+from configs.schema import check
 from configs.slices import FlowSlice
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, Episode, EpisodeId, StageContext
-from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
 from data_pipeline.raw_loader import Hdf5Source
-from data_pipeline.scene import Moment
 from data_pipeline.sim.pool import run_jobs
-from flow_pipeline.exact_flow import exact_flow
+from flow_pipeline.dis_flow import DisEstimator
+from flow_pipeline.estimator import FlowEstimator, policy_frames
 from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, FlowField, cell_means, inside, k_effective, save_flow
+from flow_pipeline.sim_flow import SimEstimator
 
 RAFT_MIN_SIZE = 128  # its coarsest correlation volume needs 16 cells of 8 pixels
 RAFT_BATCH = 8
-DIS_UPSAMPLING = 2  # halves DIS's error at 128 px
 
 
 # ------------------------------------------------------------------ the stage
@@ -114,18 +110,6 @@ def _manifest(config: FlowSlice) -> dict[str, Any]:
     }
 
 
-class FlowEstimator(Protocol):
-    """A backend."""
-
-    def episode(self, episode: Episode) -> Iterator[FlowField]:
-        """T fields in the ROT180 frame, from step t to step min(t + k, T - 1)."""
-        ...
-
-    def close(self) -> None:
-        """Free what it holds."""
-        ...
-
-
 def _estimator(config: FlowSlice) -> FlowEstimator:
     match config.backend:
         case "sim":
@@ -134,93 +118,6 @@ def _estimator(config: FlowSlice) -> FlowEstimator:
             return RaftEstimator(config.raft_weights, config.k)
         case _:
             return DisEstimator(config.k)
-
-
-def policy_frames(episode: Episode) -> np.ndarray:
-    """Agentview images in the ROT180 frame: uint8 [T, H, W, 3]."""
-    return convert_image(episode.frames(AGENTVIEW), ImageFrame.GL, ImageFrame.ROT180)
-
-
-# ------------------------------------------------------------------ sim
-
-
-class SimEstimator:
-    """Exact flow from recorded simulator states; each is rendered once."""
-
-    def __init__(self, env: EnvConfig, k: int) -> None:
-        from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
-
-        self._replayer, self._k = Replayer(env), k
-
-    def episode(self, episode: Episode) -> Iterator[FlowField]:
-        """T fields, ROT180. Raises EnvironmentProblem where there are no states."""
-        return sim_chain(self._replayer.moments(episode), self._k)
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self._replayer.close()
-
-
-def sim_chain(moments: Iterable[Moment], k: int) -> Iterator[FlowField]:
-    """Exact flow from each moment to the one k steps later, or to the last one. Each moment is rendered once.
-
-    Yields T fields in the ROT180 frame.
-    """
-    window: list[Moment] = []
-    for moment in moments:
-        window.append(moment)
-        if len(window) > k:
-            yield _rot180(exact_flow(window.pop(0), moment))
-    while window:
-        yield _rot180(exact_flow(window[0], window[-1]))
-        window.pop(0)
-
-
-def _rot180(field: FlowField) -> FlowField:
-    return FlowField(
-        flow_px=convert_flow(field.flow_px, ImageFrame.UPRIGHT, ImageFrame.ROT180),
-        valid=convert_image(field.valid[..., None], ImageFrame.UPRIGHT, ImageFrame.ROT180)[..., 0],
-        provenance=field.provenance,
-    )
-
-
-# ------------------------------------------------------------------ dis_chain
-
-
-class DisEstimator:
-    """DIS flow of recorded pictures, chained."""
-
-    def __init__(self, k: int) -> None:
-        self._k = k
-
-    def episode(self, episode: Episode) -> Iterator[FlowField]:
-        """T fields, ROT180."""
-        return dis_chain(policy_frames(episode), self._k)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def dis_chain(frames: np.ndarray, k: int) -> Iterator[FlowField]:
-    """frames: uint8 [T, H, W, 3]. Yields T fields in the frame of the images; valid where the chain stays inside."""
-    size = frames.shape[1:3]
-    columns, rows = np.meshgrid(np.arange(size[1], dtype=np.float32), np.arange(size[0], dtype=np.float32))
-    start = np.stack([columns, rows], -1)
-    single = _consecutive_dis(frames)  # [T - 1, H, W, 2]
-    for t in range(len(frames)):
-        point = start.copy()
-        for step in single[t : t + k]:
-            point += cv2.remap(step, point[..., 0], point[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        yield FlowField(point - start, inside(point + 0.5, size), f"dis_chain, upsampled {DIS_UPSAMPLING}x")
-
-
-def _consecutive_dis(frames: np.ndarray) -> list[np.ndarray]:
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    height, width = frames.shape[1:3]
-    large = (width * DIS_UPSAMPLING, height * DIS_UPSAMPLING)
-    grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), large, interpolation=cv2.INTER_CUBIC) for f in frames]
-    flows = (dis.calc(a, b, np.zeros((*large[::-1], 2), np.float32)) for a, b in itertools.pairwise(grey))
-    return [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) / DIS_UPSAMPLING for f in flows]
 
 
 # ------------------------------------------------------------------ raft

@@ -16,8 +16,9 @@ from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
+from flow_pipeline.dis_flow import dis_chain
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
-from flow_pipeline.raft_processor import RaftEstimator, dis_chain, run_flow
+from flow_pipeline.raft_processor import RaftEstimator, run_flow
 from tests.helpers.synthetic import write_synthetic_subset
 
 EPISODE = EpisodeId(Subset.GOAL, 7, 2)

@@ -1,0 +1,29 @@
+"""What a backend of optical flow is, and the pictures that those without a simulator look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from data_pipeline.contract import AGENTVIEW, Episode
+from data_pipeline.image_frame import ImageFrame, convert_image
+from flow_pipeline.flow_field import FlowField
+
+
+class FlowEstimator(Protocol):
+    """A backend."""
+
+    def episode(self, episode: Episode) -> Iterator[FlowField]:
+        """T fields in the ROT180 frame, from step t to step min(t + k, T - 1)."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+def policy_frames(episode: Episode) -> np.ndarray:
+    """Agentview images in the ROT180 frame: uint8 [T, H, W, 3]."""
+    return convert_image(episode.frames(AGENTVIEW), ImageFrame.GL, ImageFrame.ROT180)
