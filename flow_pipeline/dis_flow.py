@@ -21,12 +21,12 @@ DIS_UPSAMPLING = 2  # halves DIS's error at 128 px
 class DisEstimator:
     """DIS flow of recorded pictures, chained."""
 
-    def __init__(self, k: int) -> None:
-        self._k = k
+    def __init__(self, k: int, camera: str) -> None:
+        self._k, self._camera = k, camera
 
     def episode(self, episode: Episode) -> Iterator[FlowField]:
         """T fields, ROT180."""
-        return dis_chain(policy_frames(episode), self._k)
+        return dis_chain(policy_frames(episode, self._camera), self._k)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -42,7 +42,8 @@ def dis_chain(frames: np.ndarray, k: int) -> Iterator[FlowField]:
         point = start.copy()
         for step in single[t : t + k]:
             point += cv2.remap(step, point[..., 0], point[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        yield FlowField(point - start, inside(point + 0.5, size), f"dis_chain, upsampled {DIS_UPSAMPLING}x")
+        within = inside(point + 0.5, size)
+        yield FlowField(point - start, within, ~within, f"dis_chain, upsampled {DIS_UPSAMPLING}x")
 
 
 def _consecutive_dis(frames: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data_pipeline.contract import AGENTVIEW, Episode
+from data_pipeline.contract import Episode
 from data_pipeline.image_frame import ImageFrame, convert_image
 from flow_pipeline.flow_field import FlowField
 
@@ -24,6 +24,6 @@ class FlowEstimator(Protocol):
         ...
 
 
-def policy_frames(episode: Episode) -> np.ndarray:
-    """Agentview images in the ROT180 frame: uint8 [T, H, W, 3]."""
-    return convert_image(episode.frames(AGENTVIEW), ImageFrame.GL, ImageFrame.ROT180)
+def policy_frames(episode: Episode, camera: str) -> np.ndarray:
+    """Images of one of CAMERAS in the ROT180 frame: uint8 [T, H, W, 3]."""
+    return convert_image(episode.frames(camera), ImageFrame.GL, ImageFrame.ROT180)

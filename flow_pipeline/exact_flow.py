@@ -18,29 +18,29 @@ OCCLUSION_ABSOLUTE_M = 2e-3
 
 
 def exact_flow(first: Moment, later: Moment) -> FlowField:
-    """Flow of every pixel of `first` to where its surface point appears in `later`, seen or not. UPRIGHT frame."""
-    target, depth = _transport(first, later)
-    flow = target - _pixel_centres(first.geom.shape)
-    valid = (first.geom >= 0) & (depth > MIN_DEPTH_M)
-    return FlowField(np.where(valid[..., None], flow, 0).astype(np.float32), valid, "sim")
+    """Flow of every pixel of `first` to where its surface point appears in `later`, seen or not. UPRIGHT frame.
 
-
-def hidden_later(first: Moment, later: Moment) -> np.ndarray:
-    """Tell which pixels of `first` `later` does not show: bool [H, W].
-
-    They leave the image, or no pixel in the 3 x 3 neighbourhood of their target agrees in depth within 1 % + 2 mm.
+    Not valid: pixels without a geom, and points that end up behind the camera. Occluded: points outside the later
+    image, or where no pixel in the 3 x 3 neighbourhood of the target agrees in depth within 1 % + 2 mm.
     """
     target, depth = _transport(first, later)
-    height, width = first.geom.shape
-    within = inside(target, first.geom.shape)
+    valid = (first.geom >= 0) & (depth > MIN_DEPTH_M)
+    flow = np.where(valid[..., None], target - _pixel_centres(first.geom.shape), 0).astype(np.float32)
+    return FlowField(flow, valid, valid & ~_seen(target, depth, later), "sim")
+
+
+def _seen(target: np.ndarray, depth: np.ndarray, later: Moment) -> np.ndarray:
+    """Which points, at pixels [H, W, 2] and depth [H, W] of the later camera, its image shows: bool [H, W]."""
+    height, width = later.geom.shape
+    within = inside(target, later.geom.shape)
     column, row = np.moveaxis(np.floor(np.where(within[..., None], target, 0)).astype(int), -1, 0)
     tolerance = OCCLUSION_RELATIVE * np.abs(depth) + OCCLUSION_ABSOLUTE_M
     agrees = np.zeros(within.shape, bool)
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            seen = later.depth_m[np.clip(row + down, 0, height - 1), np.clip(column + right, 0, width - 1)]
-            agrees |= np.abs(seen - depth) < tolerance
-    return ~(within & agrees)
+            shown = later.depth_m[np.clip(row + down, 0, height - 1), np.clip(column + right, 0, width - 1)]
+            agrees |= np.abs(shown - depth) < tolerance
+    return within & agrees
 
 
 def _transport(first: Moment, later: Moment) -> tuple[np.ndarray, np.ndarray]:

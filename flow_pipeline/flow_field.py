@@ -32,6 +32,7 @@ class FlowField:
 
     flow_px: np.ndarray  # float32 [H, W, 2]: (dx, dy) in pixels of this image, x right, y down
     valid: np.ndarray  # bool [H, W]: where flow_px means something
+    occluded: np.ndarray  # bool [H, W]: what the later image does not show: it is hidden there, or outside
     provenance: str  # backend and what it used
 
 

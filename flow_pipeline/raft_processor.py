@@ -86,7 +86,7 @@ class _Worker:
 
     def __init__(self, config: FlowSlice, folder: Path) -> None:
         self._source = Hdf5Source(folder, config.subset)
-        self._estimator = _estimator(config)
+        self._estimator = make_estimator(config)
 
     def run(self, job: _Job) -> None:
         fields = self._estimator.episode(self._source.open(job.episode))
@@ -110,14 +110,15 @@ def _manifest(config: FlowSlice) -> dict[str, Any]:
     }
 
 
-def _estimator(config: FlowSlice) -> FlowEstimator:
+def make_estimator(config: FlowSlice, camera: str = AGENTVIEW) -> FlowEstimator:
+    """The backend that `config` names, for one of CAMERAS; the stage only looks at AGENTVIEW."""
     match config.backend:
         case "sim":
-            return SimEstimator(config.env, config.k)
+            return SimEstimator(config.env, config.k, camera)
         case "raft":
-            return RaftEstimator(config.raft_weights, config.k)
+            return RaftEstimator(config.raft_weights, config.k, camera)
         case _:
-            return DisEstimator(config.k)
+            return DisEstimator(config.k, camera)
 
 
 # ------------------------------------------------------------------ raft
@@ -126,11 +127,11 @@ def _estimator(config: FlowSlice) -> FlowEstimator:
 class RaftEstimator:
     """torchvision's raft_large. weights: path of a state dict; empty for torchvision's own (its cache or download)."""
 
-    def __init__(self, weights: str, k: int) -> None:
+    def __init__(self, weights: str, k: int, camera: str) -> None:
         import torch
         from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
-        self._k = k
+        self._k, self._camera = k, camera
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model = raft_large(weights=None if weights else Raft_Large_Weights.DEFAULT, progress=False)
@@ -146,7 +147,7 @@ class RaftEstimator:
 
     def episode(self, episode: Episode) -> Iterator[FlowField]:
         """T fields, ROT180."""
-        return self.estimate(policy_frames(episode))
+        return self.estimate(policy_frames(episode, self._camera))
 
     def close(self) -> None:
         """Nothing outlives it."""
@@ -157,7 +158,8 @@ class RaftEstimator:
         for start in range(0, len(frames), RAFT_BATCH):
             here = np.arange(start, min(start + RAFT_BATCH, len(frames)))
             for flow in self._pairs(frames[here], frames[here + ahead[here]]):
-                yield FlowField(flow, _target_inside(flow), self._provenance)
+                within = _target_inside(flow)
+                yield FlowField(flow, within, ~within, self._provenance)
 
     def _pairs(self, first: np.ndarray, later: np.ndarray) -> np.ndarray:
         """uint8 [B, H, W, 3] twice -> float32 [B, H, W, 2] in pixels of the input size."""

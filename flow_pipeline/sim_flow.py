@@ -15,14 +15,14 @@ from flow_pipeline.flow_field import FlowField
 class SimEstimator:
     """Exact flow from recorded simulator states; each is rendered once."""
 
-    def __init__(self, env: EnvConfig, k: int) -> None:
+    def __init__(self, env: EnvConfig, k: int, camera: str) -> None:
         from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
 
-        self._replayer, self._k = Replayer(env), k
+        self._replayer, self._k, self._camera = Replayer(env), k, camera
 
     def episode(self, episode: Episode) -> Iterator[FlowField]:
         """T fields, ROT180. Raises EnvironmentProblem where there are no states."""
-        return sim_chain(self._replayer.moments(episode), self._k)
+        return sim_chain(self._replayer.moments(episode, self._camera), self._k)
 
     def close(self) -> None:
         """Free the simulator."""
@@ -45,8 +45,9 @@ def sim_chain(moments: Iterable[Moment], k: int) -> Iterator[FlowField]:
 
 
 def _rot180(field: FlowField) -> FlowField:
-    return FlowField(
-        flow_px=convert_flow(field.flow_px, ImageFrame.UPRIGHT, ImageFrame.ROT180),
-        valid=convert_image(field.valid[..., None], ImageFrame.UPRIGHT, ImageFrame.ROT180)[..., 0],
-        provenance=field.provenance,
+    valid, occluded = (
+        convert_image(mask[..., None], ImageFrame.UPRIGHT, ImageFrame.ROT180)[..., 0]
+        for mask in (field.valid, field.occluded)
     )
+    flow = convert_flow(field.flow_px, ImageFrame.UPRIGHT, ImageFrame.ROT180)
+    return FlowField(flow, valid, occluded, field.provenance)

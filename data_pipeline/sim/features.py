@@ -53,12 +53,12 @@ class Replayer:
             self._env.close()
             self._env = None
 
-    def moments(self, episode: Episode) -> Iterator[Moment]:
-        """Depth, geom ids and poses of every step, agentview, UPRIGHT. Each is drawn when it is asked for."""
+    def moments(self, episode: Episode, camera: str = AGENTVIEW) -> Iterator[Moment]:
+        """Depth, geom ids and poses of every step, UPRIGHT. Each is drawn when it is asked for."""
         env = self._prepare(episode)
         for state in _states(episode):
             env.set_state(state)
-            yield moment(env)
+            yield moment(env, camera)
 
     def track(self, episode: Episode) -> SceneTrack:
         """All features of one episode but the dense ones. Raises EnvironmentProblem where there are no states."""
@@ -95,10 +95,10 @@ def _remedy(episode: Episode) -> str:
     return f"regenerate it with `python scripts/regenerate_libero.py --libero_task_suite {suite}`"
 
 
-def moment(env: LiberoEnv) -> Moment:
-    """What agentview sees of the present state, and where every geom is. UPRIGHT."""
-    depth, geom = env.render_depth(AGENTVIEW)
-    camera = env.camera(AGENTVIEW)
+def moment(env: LiberoEnv, name: str = AGENTVIEW) -> Moment:
+    """What a camera sees of the present state, and where every geom is. UPRIGHT."""
+    depth, geom = env.render_depth(name)
+    camera = env.camera(name)
     return Moment(
         depth_m=_turn(depth, ImageFrame.UPRIGHT),
         geom=_turn(geom, ImageFrame.UPRIGHT),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data_pipeline.scene import Moment
-from flow_pipeline.exact_flow import exact_flow, hidden_later
+from flow_pipeline.exact_flow import exact_flow
 
 SIZE, FOCAL = 64, 70.0
 IDENTITY = np.eye(3)
@@ -74,6 +74,6 @@ def test_the_wall_behind_a_box_that_moved_in_is_hidden() -> None:
     boxed[20:40, 10:30] = 1
     first = moment(np.full((SIZE, SIZE), 2.0), wall, [[0, 0, -2], [9, 0, -1.5]])
     later = moment(np.where(boxed == 1, 1.4, 2.0), boxed, [[0, 0, -2], [0, 0, -1.5]])
-    hidden = hidden_later(first, later)
+    hidden = exact_flow(first, later).occluded
     assert hidden[22:38, 12:28].all()
     assert not hidden[:18].any()

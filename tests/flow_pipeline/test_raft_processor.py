@@ -15,7 +15,7 @@ from torchvision.models.optical_flow import raft_large
 from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
-from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
+from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, EpisodeId, StageContext
 from flow_pipeline.dis_flow import dis_chain
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
 from flow_pipeline.raft_processor import RaftEstimator, run_flow
@@ -55,7 +55,7 @@ def test_cell_means_ignore_invalid_pixels_and_scale_to_256() -> None:
     valid = np.ones((128, 128), bool)
     valid[:64] = False
     flow[:64] = 1000
-    means = cell_means(FlowField(flow, valid, "test"), 4)
+    means = cell_means(FlowField(flow, valid, ~valid, "test"), 4)
     np.testing.assert_allclose(means[2:, :2], np.broadcast_to([6, -2], (2, 2, 2)), rtol=1e-6)
     assert not means[:2].any()
     assert not means[2:, 2:].any()
@@ -84,7 +84,7 @@ def test_raft_gives_flow_of_the_input_size(tmp_path: Path) -> None:
     weights = tmp_path / "raft.pt"
     torch.manual_seed(0)
     torch.save(raft_large(weights=None).state_dict(), weights)
-    fields = list(RaftEstimator(str(weights), 4).estimate(sliding_texture(2, 100, (1, 0))))
+    fields = list(RaftEstimator(str(weights), 4, AGENTVIEW).estimate(sliding_texture(2, 100, (1, 0))))
     assert [f.flow_px.shape for f in fields] == [(100, 100, 2)] * 2
     assert fields[0].flow_px.dtype == np.float32
 
@@ -94,7 +94,7 @@ def test_missing_or_wrong_raft_weights_name_the_remedies(tmp_path: Path) -> None
     (tmp_path / "text.pt").write_text("not weights")
     for name in ("none.pt", "other.pt", "text.pt"):
         with pytest.raises(EnvironmentProblem, match=r"flow\.raft_weights"):
-            RaftEstimator(str(tmp_path / name), 4)
+            RaftEstimator(str(tmp_path / name), 4, AGENTVIEW)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
