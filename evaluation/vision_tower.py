@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from training.dataset import image_grid, patches
+from training.batch import image_grid, patches
 
 
 class VisionTower:

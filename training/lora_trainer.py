@@ -33,7 +33,7 @@ from data_pipeline.contract import StageContext
 from training.action_tokenizer import FastTokenizer
 from training.base_folder import BaseFolder, locate_base
 from training.card import AdapterCard, package_versions
-from training.dataset import SamplingPlan, StepInput, StepInputs, TrainingData
+from training.dataset import TrainingData
 from training.layout import ROLES, role_weights
 from training.lora_model import (
     add_flow_tokens,
@@ -44,6 +44,7 @@ from training.lora_model import (
     tokenizer_digest,
 )
 from training.loss import role_shares, token_losses, weighted_sum
+from training.sampling import SamplingPlan, StepInput, StepInputs
 from training.train_inputs import find_actions, load_data, num_flow_codes
 from training.warm_base import WARM_BASE
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from configs.choices import Role
-from training.dataset import Batch
+from training.batch import Batch
 from training.layout import IGNORE, ROLES
 
 

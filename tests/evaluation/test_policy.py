@@ -19,7 +19,7 @@ from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subjec
 from evaluation.policy_api import Decision, Observation
 from evaluation.vision_tower import VisionTower
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
-from training.dataset import image_grid, patchify
+from training.batch import image_grid, patchify
 from training.layout import action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
 

@@ -14,10 +14,11 @@ from configs.choices import Role
 from configs.schema import LoraConfig, PhaseSpec
 from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, FLOW_CODES, TEXT, TEXT_COT, TEXT_FLOW_COT, smooth_chunks
 from tests.training.test_layout import layout_of, sample
-from training.dataset import Batch, collate, role_totals
+from training.batch import Batch, collate
 from training.layout import EVERYTHING, IGNORE, TokenSequence, flatten, role_weights, spans
 from training.lora_model import add_flow_tokens, attach_lora, load_base
 from training.loss import role_shares, token_losses, weighted_sum
+from training.sampling import role_totals
 
 WEIGHTS = role_weights(TEXT_FLOW_COT)
 

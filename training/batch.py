@@ -1,0 +1,97 @@
+"""Samples as token sequences and images -> Batch, by one collator for every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from configs.choices import Role
+from training.layout import IGNORE, ROLES, Layout, TokenSequence
+from training.tiny_backbone import MERGE, PATCH
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, as Qwen2.5-VL's processor has them, for values in [0, 1]
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+TEMPORAL_PATCH = 2  # a still image is shown twice
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of B samples padded on the right to S tokens; V visual patches in all."""
+
+    input_ids: torch.Tensor  # int64 [B, S]
+    attention_mask: torch.Tensor  # int64 [B, S], 0 on padding
+    mm_token_type_ids: torch.Tensor  # int32 [B, S], 1 on image tokens: without it positions silently become 1-D
+    labels: torch.Tensor  # int64 [B, S], IGNORE where not a target
+    loss_weights: torch.Tensor  # float32 [B, S], within the role's mean
+    role: torch.Tensor  # int64 [B, S], index into layout.ROLES
+    pixel_values: torch.Tensor  # float32 [V, 1176]
+    image_grid_thw: torch.Tensor  # int64 [B, 3], patches in time, rows, columns
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+def collate(sequences: Sequence[TokenSequence], images: np.ndarray, layout: Layout) -> Batch:
+    """Pad on the right and stack. images: uint8 [B, S, S, 3]."""
+    count, longest = len(sequences), max(len(s.ids) for s in sequences)
+    ids = np.full((count, longest), layout.vocabulary.pad, np.int64)
+    labels = np.full((count, longest), IGNORE, np.int64)
+    weights = np.zeros((count, longest), np.float32)
+    roles = np.full((count, longest), ROLES.index(Role.PROMPT), np.int64)
+    mask = np.zeros((count, longest), np.int64)
+    for row, sequence in enumerate(sequences):
+        end = len(sequence.ids)
+        ids[row, :end], labels[row, :end] = sequence.ids, sequence.labels
+        weights[row, :end], roles[row, :end], mask[row, :end] = sequence.weights, sequence.roles, 1
+    return Batch(
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(mask),
+        mm_token_type_ids=torch.from_numpy((ids == layout.vocabulary.image).astype(np.int32)),
+        labels=torch.from_numpy(labels),
+        loss_weights=torch.from_numpy(weights),
+        role=torch.from_numpy(roles),
+        pixel_values=patchify(torch.from_numpy(images)),
+        image_grid_thw=image_grid(count, images.shape[1]),
+    )
+
+
+def patchify(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, S, S, 3] -> float32 [B * (S / 14)^2, 1176], normalised, in Qwen2.5-VL's order of patches.
+
+    Patches of one visual token (2 x 2) stand together; within a patch: channel, time, row, column.
+    """
+    once = patches(images).view(-1, 3, 1, PATCH * PATCH)
+    return once.expand(-1, 3, TEMPORAL_PATCH, PATCH * PATCH).reshape(len(once), -1)
+
+
+def patches(images: torch.Tensor) -> torch.Tensor:
+    """The same without the repetition in time: float32 [B * (S / 14)^2, 588]; channel, row, column."""
+    count, size = images.shape[:2]
+    grid = size // (PATCH * MERGE)
+    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(3, 1, 1) * 255
+    std = torch.tensor(IMAGE_STD, device=images.device).view(3, 1, 1) * 255
+    pixels = (images.permute(0, 3, 1, 2).float() - mean) / std  # [B, 3, S, S]
+    cut = pixels.view(count, 3, grid, MERGE, PATCH, grid, MERGE, PATCH)
+    ordered = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, rows, columns, 2, 2, 3, 14, 14]
+    return ordered.reshape(count * (grid * MERGE) ** 2, 3 * PATCH * PATCH)
+
+
+def image_grid(count: int, image_size: int) -> torch.Tensor:
+    """int64 [count, 3]: what the model is told about each square image."""
+    side = image_size // PATCH
+    return torch.tensor([[1, side, side]]).expand(count, 3).contiguous()
+
+
+def shift_image(image: np.ndarray, shift_px: int, rng: np.random.Generator) -> np.ndarray:
+    """Move image [S, S, 3] by up to shift_px pixels per axis; the edge is repeated."""
+    if shift_px == 0:
+        return image
+    size = len(image)
+    x, y = rng.integers(-shift_px, shift_px + 1, 2)
+    rows = np.clip(np.arange(size) + y, 0, size - 1)
+    columns = np.clip(np.arange(size) + x, 0, size - 1)
+    return image[rows[:, None], columns]
