@@ -15,8 +15,8 @@ import torch
 
 from evaluation.decoding import ActionConstraint
 from evaluation.language_model import LanguageModel
-from evaluation.vision_tower import VisionTower
 from training.layout import Vocabulary
+from training.vision_tower import VisionTower
 
 
 @dataclass(frozen=True)

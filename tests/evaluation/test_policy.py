@@ -17,11 +17,11 @@ from evaluation.generation import Generator, Request, Stream, Written, pad_left,
 from evaluation.interface import Interface
 from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subject
 from evaluation.policy_api import Decision, Observation
-from evaluation.vision_tower import VisionTower
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
 from training.batch import image_grid, patchify
 from training.layout import action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
+from training.vision_tower import VisionTower
 
 SENTENCES = ("pick up the alphabet soup and place it in the basket", "push the plate", "Turn on the stove")
 MAX_NEW = 24
