@@ -1,9 +1,8 @@
-"""Annotations and flow tokens on disk: JSON files beside the demonstrations, keyed by episode and step.
+"""Annotations on disk: JSON files beside the demonstrations, keyed by episode and step.
 
 `annotations.json` is a superset of embodied-CoT's layout, ``{file: {episode: {metadata, features, reasoning}}}``, with
-who wrote each field in ``source``. `flow_tokens.json` is a manifest and, per episode, one list of codes per step.
-docs/annotations.schema.json describes it. Saving then loading gives equal values (`Measured` apart, which is rounded
-and not read back), and the same values always give the same bytes.
+who wrote each field in ``source``. docs/annotations.schema.json describes it. Saving then loading gives equal values
+(`Measured` apart, which is rounded and not read back), and the same values always give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +22,11 @@ from data_pipeline.contract import (
     BoundingBox,
     EnvironmentProblem,
     EpisodeId,
-    FlowTokens,
     StepReasoning,
 )
 
 ANNOTATE_COMMAND = "python scripts/generate_ecot.py --subset {subset} --output {path}"
-FLOW_COMMAND = "python scripts/preprocess_flow.py --subset {subset} --output {path}"
 ANNOTATIONS_FORMAT = "nora-ecot annotations 2"
-FLOW_TOKENS_FORMAT = "nora-ecot flow tokens 1"
 
 
 # ------------------------------------------------------------------ annotations
@@ -62,25 +58,25 @@ def save_annotations(
         file = (files or {}).get(episode, f"{episode.subset.value}/{episode.task_id:02d}")
         known = (measured or {}).get(episode)
         tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], known)
-    _write_json(path, tree)
+    write_tree(path, tree)
 
 
 def merge_annotations(path: Path, parts: Sequence[Path]) -> None:
     """Write one file from several that `save_annotations` wrote, in the order given."""
     tree: dict[str, dict[str, Any]] = {}
     for part in parts:
-        for file, episodes in _read_json(part, ANNOTATE_COMMAND).items():
+        for file, episodes in read_tree(part, ANNOTATE_COMMAND).items():
             tree.setdefault(file, {}).update(episodes)
-    _write_json(path, tree)
+    write_tree(path, tree)
 
 
 def load_annotations(path: Path) -> dict[EpisodeId, Annotation]:
     """Read what `save_annotations` wrote. Raises EnvironmentProblem that names the file and the command to make it."""
-    tree = _read_json(path, ANNOTATE_COMMAND)
+    tree = read_tree(path, ANNOTATE_COMMAND)
     try:
         entries = [_annotation(entry) for episodes in tree.values() for entry in episodes.values()]
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise _damaged(path, error, ANNOTATE_COMMAND) from error
+        raise damaged(path, error, ANNOTATE_COMMAND) from error
     return {entry.episode: entry for entry in sorted(entries, key=lambda a: a.episode)}
 
 
@@ -153,62 +149,11 @@ def _step(words: Mapping[str, str], features: Mapping[str, Any], t: int, absent:
     )
 
 
-# ------------------------------------------------------------------ flow tokens
-
-
-def save_flow_tokens(path: Path, tokens: Mapping[EpisodeId, FlowTokens], manifest: Mapping[str, Any]) -> None:
-    """Write flow tokens atomically.
-
-    tokens: not empty; k, num_codes and tokenizer_digest must be the same everywhere (ValueError).
-    manifest: where they come from (backend, camera, frame, tokenizer definition); plain JSON values.
-    """
-    kinds = {(t.k, t.num_codes, t.tokenizer_digest) for t in tokens.values()}
-    if len(kinds) != 1:
-        raise ValueError(f"flow tokens of one file must share k, num_codes and tokenizer; got {sorted(kinds)}")
-    k, num_codes, digest = kinds.pop()
-    header = {"format": FLOW_TOKENS_FORMAT, "k": k, "num_codes": num_codes, "tokenizer_digest": digest, **manifest}
-    episodes = {
-        str(e): {"k_effective": t.k_effective.tolist(), "codes": t.codes.tolist()} for e, t in sorted(tokens.items())
-    }
-    _write_json(path, {"manifest": header, "episodes": episodes})
-
-
-def load_flow_tokens(path: Path) -> dict[EpisodeId, FlowTokens]:
-    """Read what `save_flow_tokens` wrote. Raises EnvironmentProblem that names the file and the command to make it."""
-    tree = _read_json(path, FLOW_COMMAND)
-    try:
-        return {EpisodeId.parse(e): _flow_tokens(e, entry, tree["manifest"]) for e, entry in tree["episodes"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise _damaged(path, error, FLOW_COMMAND) from error
-
-
-def load_flow_manifest(path: Path) -> dict[str, Any]:
-    """The header of a flow token file: backend, k, camera, frame, tokenizer, num_codes, digests."""
-    tree = _read_json(path, FLOW_COMMAND)
-    if "manifest" not in tree:
-        raise _damaged(path, KeyError("manifest"), FLOW_COMMAND)
-    return dict(tree["manifest"])
-
-
-def _flow_tokens(episode: str, entry: Mapping[str, Any], manifest: Mapping[str, Any]) -> FlowTokens:
-    codes = np.asarray(entry["codes"], np.uint16)
-    k_effective = np.asarray(entry["k_effective"], np.uint16)
-    if codes.ndim != 2 or len(codes) != len(k_effective) or int(codes.max(initial=0)) >= int(manifest["num_codes"]):
-        raise ValueError(f"codes of {episode} have shape {codes.shape} and maximum {codes.max(initial=0)}")
-    return FlowTokens(
-        episode=EpisodeId.parse(episode),
-        codes=codes,
-        k_effective=k_effective,
-        k=int(manifest["k"]),
-        num_codes=int(manifest["num_codes"]),
-        tokenizer_digest=str(manifest["tokenizer_digest"]),
-    )
-
-
 # ------------------------------------------------------------------ files
 
 
-def _write_json(path: Path, tree: Any) -> None:
+def write_tree(path: Path, tree: Any) -> None:
+    """Compact JSON, atomically and synced."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
         json.dump(tree, file, ensure_ascii=False, separators=(",", ":"))
@@ -217,19 +162,21 @@ def _write_json(path: Path, tree: Any) -> None:
     os.replace(part, path)
 
 
-def _read_json(path: Path, command: str) -> dict[str, Any]:
+def read_tree(path: Path, command: str) -> dict[str, Any]:
+    """A JSON object. Raises EnvironmentProblem that names the file and the command that makes it."""
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EnvironmentProblem(f"{path} does not exist; make it with `{_command(command, path)}`") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, error, command) from error
+        raise damaged(path, error, command) from error
     if not isinstance(tree, dict):
-        raise _damaged(path, TypeError("the top level is not an object"), command)
+        raise damaged(path, TypeError("the top level is not an object"), command)
     return tree
 
 
-def _damaged(path: Path, error: Exception, command: str) -> EnvironmentProblem:
+def damaged(path: Path, error: Exception, command: str) -> EnvironmentProblem:
+    """What to raise where a file's content is not what it should be."""
     reason = f"{type(error).__name__}: {error}"
     return EnvironmentProblem(
         f"{path} is damaged or of another format ({reason}); make it again with `{_command(command, path)}`"

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from data_pipeline.contract import POINT_GRID, EnvironmentProblem, EpisodeId
-from data_pipeline.sidecar import FLOW_COMMAND
+from data_pipeline.flow_tokens import FLOW_COMMAND
 from data_pipeline.whole_files import written_whole
 
 STORED_CELLS = 32

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from configs.schema import check
 from configs.slices import TokensSlice
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, EpisodeId, FlowTokens, StageContext
-from data_pipeline.sidecar import save_flow_tokens
+from data_pipeline.flow_tokens import save_flow_tokens
 from data_pipeline.whole_files import written_whole
 from flow_pipeline.flow_field import EpisodeFlow, load_flow
 from flow_pipeline.grid_tokenizer import STATIC_CODE, GridTokenizer

@@ -12,8 +12,9 @@ from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
+from data_pipeline.flow_tokens import load_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
-from data_pipeline.sidecar import load_annotations, load_flow_tokens
+from data_pipeline.sidecar import load_annotations
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.base_folder import TINY, BaseFolder

@@ -13,7 +13,7 @@ from configs.choices import Subset
 from configs.schema import ConfigError
 from configs.slices import TokensSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
-from data_pipeline.sidecar import load_flow_manifest, load_flow_tokens
+from data_pipeline.flow_tokens import load_flow_manifest, load_flow_tokens
 from flow_pipeline.flow_field import EpisodeFlow, k_effective, save_flow
 from flow_pipeline.grid_tokenizer import LIMIT_PX, STATIC_CODE, GridTokenizer
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer, run_tokens, save_tokenizer

@@ -12,8 +12,9 @@ from configs.choices import Subset
 from configs.schema import ActionConfig, BaseConfig, LoraConfig, ModelConfig, OptimizerConfig, PhaseSpec, TrainerConfig
 from configs.slices import BaseSlice, TrainSlice
 from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens, StageContext, StepReasoning
+from data_pipeline.flow_tokens import save_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
-from data_pipeline.sidecar import save_annotations, save_flow_tokens
+from data_pipeline.sidecar import save_annotations
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, HORIZON, SMALL, write_tiny_base
 from training.lora_trainer import run_train

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.flow_tokens import load_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
-from data_pipeline.sidecar import load_annotations, load_flow_tokens
+from data_pipeline.sidecar import load_annotations
 from tests.helpers.tiny_adapter import SMALL
 from tests.helpers.training_study import Study, write_study
 from training.dataset import TrainingData, load_training_data
