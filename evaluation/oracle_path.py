@@ -12,7 +12,7 @@ from data_pipeline.contract import ACTION_DIM, Episode
 from evaluation.decoding import ActionConstraint
 from evaluation.interface import Interface
 from evaluation.oracle_faults import Expected, Fault, Pairs, Part, gripper_fault, pose_fault
-from training.action_tokenizer import UndecodableAction
+from training.action_alphabets import UndecodableAction
 
 MM_PER_UNIT = 50.0  # of a position delta: LIBERO's OSC controller moves 0.05 m
 MRAD_PER_UNIT = 500.0  # of a rotation delta: 0.5 rad

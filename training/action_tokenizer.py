@@ -2,11 +2,8 @@
 
 DCT-II (orthonormal) along time, times `scale`, rounded, flattened row-major [time, dim], byte-pair encoded.
 Source of the scheme: FAST (Pertsch et al. 2025, arXiv 2501.09747); its decoder answers a malformed sequence with
-zeros, ours raises `UndecodableAction`.
-
-Two alphabets spell the coefficients. `SymbolAlphabet` (our own fit): one private-use character per coefficient, so
-that every code is a whole number of coefficients. `ByteAlphabet` (the hub's FAST+): characters chr(c - min_token)
-through a byte-level BPE, where a code may end inside a two-byte character.
+zeros, ours raises `UndecodableAction`. The coefficients are
+spelled by an alphabet (action_alphabets.py).
 """
 
 from __future__ import annotations
@@ -16,9 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from scipy.fft import dct, idct
@@ -27,40 +22,19 @@ from tokenizers import Tokenizer, models, trainers
 from configs.schema import ConfigError, check
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
 from data_pipeline.whole_files import write_text
+from training.action_alphabets import (
+    PRIVATE_USE,
+    PRIVATE_USE_SIZE,
+    Alphabet,
+    ByteAlphabet,
+    SymbolAlphabet,
+    UndecodableAction,
+    symbols,
+)
 
 ACTION_TOKENIZER_FILE = "action_tokenizer.json"
 """Beside a tiny base and in every checkpoint."""
-_PRIVATE_USE = 0xE000
-_PRIVATE_USE_SIZE = 6400
-_TWO_BYTE_LIMIT = 0x800  # code points below it take one or two UTF-8 bytes
 _HUB_FILES = ("tokenizer.json", "processor_config.json")
-
-
-class UndecodableAction(ValueError):
-    """A code sequence does not spell exactly H x 7 coefficients in range."""
-
-
-class Alphabet(Protocol):
-    """How integer coefficients become codes."""
-
-    num_codes: int
-    largest: int  # every coefficient of at most this magnitude can be spelled
-
-    def spell(self, coefficients: np.ndarray) -> list[int]:
-        """Int [N] -> codes."""
-        ...
-
-    def read(self, codes: Sequence[int]) -> np.ndarray:
-        """Codes -> int [N]. Raises UndecodableAction."""
-        ...
-
-    def transitions(self) -> tuple[np.ndarray, np.ndarray]:
-        """See FastTokenizer.transitions."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values from which `load` makes it again."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -156,44 +130,6 @@ def load(path: Path) -> FastTokenizer:
 # ------------------------------------------------------------------ our own fit
 
 
-class SymbolAlphabet:
-    """Coefficients -limit..limit as private-use characters, then BPE without a byte level."""
-
-    def __init__(self, tokenizer: Tokenizer, limit: int, num_codes: int) -> None:
-        self.num_codes = num_codes
-        self._tokenizer = tokenizer
-        self._limit = self.largest = limit
-        self._spelling: dict[int, np.ndarray] = {
-            code: np.array([ord(c) - _PRIVATE_USE - limit for c in text], np.int64)
-            for text, code in tokenizer.get_vocab(with_added_tokens=False).items()
-        }
-
-    def spell(self, coefficients: np.ndarray) -> list[int]:
-        """Coefficients outside -limit..limit cannot come from values up to `FastTokenizer.reach`."""
-        if np.abs(coefficients).max(initial=0) > self._limit:
-            raise ValueError(f"a coefficient exceeds {self._limit}: the chunk is not normalised as for this fit")
-        return self._tokenizer.encode(_symbols(coefficients, self._limit)).ids
-
-    def read(self, codes: Sequence[int]) -> np.ndarray:
-        """Raises UndecodableAction on a code that spells nothing."""
-        unknown = [c for c in codes if c not in self._spelling]
-        if unknown:
-            raise UndecodableAction(f"code {unknown[0]} spells nothing")
-        return np.concatenate([np.zeros(0, np.int64), *(self._spelling[c] for c in codes)])
-
-    def transitions(self) -> tuple[np.ndarray, np.ndarray]:
-        """One state: a code is a whole number of coefficients."""
-        count = np.full((1, self.num_codes), -1, np.int64)
-        for code, values in self._spelling.items():
-            count[0, code] = len(values)
-        return np.zeros((1, self.num_codes), np.int64), count
-
-    def to_json(self) -> dict[str, Any]:
-        """See `load`."""
-        tokenizer = json.loads(self._tokenizer.to_str())
-        return {"alphabet": "symbols", "limit": self._limit, "num_codes": self.num_codes, "tokenizer": tokenizer}
-
-
 def fit(
     chunks: Iterable[np.ndarray], horizon: int, scale: float, num_codes: int, largest: float = 1.0
 ) -> FastTokenizer:
@@ -205,109 +141,24 @@ def fit(
     """
     limit = math.ceil(scale * math.sqrt(2 * horizon) * largest)
     check(
-        2 * limit + 1 <= min(num_codes, _PRIVATE_USE_SIZE),
+        2 * limit + 1 <= min(num_codes, PRIVATE_USE_SIZE),
         f"action.codes={num_codes}: scale {scale:g}, horizon {horizon} and normalised actions up to {largest:.3g} need "
-        f"at least {2 * limit + 1} (allowed: up to {_PRIVATE_USE_SIZE}); raise action.codes or "
+        f"at least {2 * limit + 1} (allowed: up to {PRIVATE_USE_SIZE}); raise action.codes or "
         "action.half_range_floor, or use action.normalization=bounds_q99",
     )
     tokenizer = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=num_codes,
         min_frequency=2,
-        initial_alphabet=[chr(_PRIVATE_USE + i) for i in range(2 * limit + 1)],
+        initial_alphabet=[chr(PRIVATE_USE + i) for i in range(2 * limit + 1)],
         special_tokens=[],
         show_progress=False,
     )
-    tokenizer.train_from_iterator((_symbols(quantise(chunk, scale), limit) for chunk in chunks), trainer)
+    tokenizer.train_from_iterator((symbols(quantise(chunk, scale), limit) for chunk in chunks), trainer)
     return FastTokenizer(scale, horizon, SymbolAlphabet(tokenizer, limit, num_codes))
 
 
-def _symbols(coefficients: np.ndarray, limit: int) -> str:
-    return "".join(map(chr, (coefficients + limit + _PRIVATE_USE).tolist()))
-
-
 # ------------------------------------------------------------------ the hub's FAST+
-
-
-class ByteAlphabet:
-    """Coefficients as characters chr(c - min_token), then a byte-level BPE, as in FAST+'s data files."""
-
-    def __init__(self, tokenizer: Tokenizer, min_token: int, num_codes: int) -> None:
-        self.num_codes = num_codes
-        self.largest = min(-min_token, _TWO_BYTE_LIMIT - 1 + min_token)
-        self._tokenizer = tokenizer
-        self._min_token = min_token
-
-    @cached_property
-    def _bytes(self) -> dict[int, bytes]:
-        """Code -> the UTF-8 bytes it stands for; codes of characters outside the byte alphabet are dead."""
-        byte_of = {character: byte for byte, character in byte_characters().items()}
-        known = self._tokenizer.get_vocab(with_added_tokens=False).items()
-        return {code: bytes(byte_of[c] for c in text) for text, code in known if all(c in byte_of for c in text)}
-
-    def spell(self, coefficients: np.ndarray) -> list[int]:
-        """Coefficients below min_token are raised to it, as in the reference encoder."""
-        shifted = np.maximum(coefficients - self._min_token, 0)
-        if shifted.max(initial=0) >= _TWO_BYTE_LIMIT:
-            raise ValueError(
-                f"coefficient {coefficients.max()} is out of range: the chunk is not normalised to [-1, 1]"
-            )
-        return self._tokenizer.encode("".join(map(chr, shifted.tolist()))).ids
-
-    def read(self, codes: Sequence[int]) -> np.ndarray:
-        """Raises UndecodableAction on dead codes, half characters and characters that no coefficient has.
-
-        The reference decoder turns a half character into U+FFFD, a coefficient of 65,179, without an error.
-        """
-        known = self._bytes
-        unknown = [c for c in codes if c not in known]
-        if unknown:
-            raise UndecodableAction(f"code {unknown[0]} spells nothing")
-        try:
-            text = b"".join(known[c] for c in codes).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UndecodableAction(f"half a character: {error.reason}") from None
-        points = np.fromiter(map(ord, text), np.int64)
-        if points.max(initial=0) >= _TWO_BYTE_LIMIT:
-            raise UndecodableAction(f"character {points.max():#x} is no coefficient")
-        return points + self._min_token
-
-    def transitions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Two states: between characters, and inside a two-byte one."""
-        end, count = np.zeros((2, self.num_codes), np.int64), np.full((2, self.num_codes), -1, np.int64)
-        for code, spelled in self._bytes.items():
-            for state in (0, 1):
-                walked = _walk(spelled, state)
-                if walked is not None:
-                    end[state, code], count[state, code] = walked
-        return end, count
-
-    def to_json(self) -> dict[str, Any]:
-        """See `load`."""
-        tokenizer = json.loads(self._tokenizer.to_str())
-        return {"alphabet": "bytes", "min_token": self._min_token, "num_codes": self.num_codes, "tokenizer": tokenizer}
-
-
-def _walk(spelled: bytes, state: int) -> tuple[int, int] | None:
-    """Follow UTF-8 of one- and two-byte characters: (end state, characters completed), or None where it is invalid."""
-    count = 0
-    for byte in spelled:
-        if state == 0 and byte < 0x80:
-            count += 1
-        elif state == 0 and 0xC2 <= byte <= 0xDF:
-            state = 1
-        elif state == 1 and 0x80 <= byte <= 0xBF:
-            state, count = 0, count + 1
-        else:
-            return None
-    return state, count
-
-
-def byte_characters() -> dict[int, str]:
-    """Byte -> the printable character that stands for it in a byte-level BPE (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = (b for b in range(256) if b not in printable)
-    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 def from_hub_files(source: str, horizon: int, revision: str = "") -> FastTokenizer:

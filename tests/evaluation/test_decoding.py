@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evaluation.decoding import IMPOSSIBLE, UNREACHABLE, ActionConstraint, CodeAutomaton, fewest_codes
 from tests.helpers.tiny_adapter import HORIZON, fitted_actions, write_hub_fast
-from training.action_tokenizer import UndecodableAction, from_hub_files
+from training.action_alphabets import UndecodableAction
+from training.action_tokenizer import from_hub_files
 
 
 def whole_codes(lengths: list[int]) -> CodeAutomaton:

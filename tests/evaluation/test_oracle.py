@@ -23,7 +23,8 @@ from tests.evaluation import oracle_world as world
 from tests.helpers.synthetic import smooth_actions
 from tests.helpers.tiny_adapter import BASELINE, HORIZON, fitted_actions, write_tiny_adapter
 from training import action_tokenizer
-from training.action_tokenizer import ACTION_TOKENIZER_FILE, UndecodableAction
+from training.action_alphabets import UndecodableAction
+from training.action_tokenizer import ACTION_TOKENIZER_FILE
 from training.card import load_card, save_card
 
 CHOSEN = [fakes.recording(demo) for demo in range(6)]

@@ -16,7 +16,8 @@ from data_pipeline.contract import EnvironmentProblem
 from evaluation.decoding import ActionConstraint, CodeAutomaton
 from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks, write_hub_fast
 from training import action_tokenizer
-from training.action_tokenizer import FastTokenizer, UndecodableAction, byte_characters, from_hub_files
+from training.action_alphabets import UndecodableAction, byte_characters
+from training.action_tokenizer import FastTokenizer, from_hub_files
 
 SCALE = 5.0
 MIN_TOKEN = -354
