@@ -6,6 +6,7 @@ it will let go) or copied from the BDDL goal; nothing is guessed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ from data_pipeline.templates import (
     RELEASING,
     RISEN,
     RISING,
-    SLID,
+    RISING_ON,
     SLIDING,
     SUBTASKS,
-    TURNED,
+    TRAVELLED,
     TURNING,
     choose,
     handle_label,
@@ -42,19 +43,36 @@ from data_pipeline.templates import (
 
 MIN_OFFSET_M = 0.015  # a shorter one along an axis is not worth a word
 MIN_OFFSET_SHARE = 0.25  # nor is one below this share of the largest
+_LATER = {name: f"{{{name}}}" for name in ("offset", "cm", "degrees")}  # measured per step
 _SIDES = (("ahead", "behind"), ("left", "right"), ("above", "below"))
 
 
 def unique_labels(track: SceneTrack) -> tuple[str, ...]:
-    """What people call the N things; two of a kind are told apart as the left and the right one at the start."""
+    """What people call the N things; two of a kind are the left and the right one, as the instruction means it.
+
+    LIBERO's instructions mean left and right in the upright picture, which faces the robot. Where they say neither, it
+    is as the hand's moves have it, at the start.
+    """
     plain = [label(name) for name in track.names]
     named = []
     for index, text in enumerate(plain):
-        twins = [i for i, other in enumerate(plain) if other == text]
-        rank = sorted(twins, key=lambda i: -track.position[0, i, 1]).index(index)  # +y is left
-        side = {2: ("left", "right"), 3: ("left", "middle", "right")}.get(len(twins))
-        named.append(text if len(twins) == 1 else f"{side[rank]} {text}" if side else f"{text} {rank + 1}")
+        twins = sorted((i for i, other in enumerate(plain) if other == text), key=lambda i: -track.position[0, i, 1])
+        sides = {2: ("left", "right"), 3: ("left", "middle", "right")}.get(len(twins), ())
+        if sides and any(_said_side(track, i, text) == sides[-1 - n] != sides[n] for n, i in enumerate(twins)):
+            twins.reverse()
+        rank = twins.index(index)  # +y is left
+        named.append(text if len(twins) == 1 else f"{sides[rank]} {text}" if sides else f"{text} {rank + 1}")
     return tuple(named)
+
+
+def _said_side(track: SceneTrack, index: int, text: str) -> str:
+    """What side the instruction has the thing in column `index` on, "" where it says none. text: its label."""
+    for goal in track.goals:
+        if goal.places and index in (track.index(goal.subject), _landmark(track, goal.target)):
+            before = f"{label(goal.subject)} (?:on|in) the " if index != track.index(goal.subject) else ""
+            if found := re.search(rf"{before}(left|middle|right) {text}\b", track.instruction):
+                return found.group(1)
+    return ""
 
 
 def offset_phrase(vector: np.ndarray) -> str:
@@ -91,21 +109,22 @@ class Words:
         """
         if re.match(rf"pick up the {re.escape(self.names[0]['thing'])} (?!and )", self.instruction):
             return self.instruction
-        return " and ".join(self._goal_phrase(goal) for goal in _order(segments) if goal < len(self.goals))
+        return " and ".join(self._told(segments))
 
     def plan(self, segments: tuple[Segment, ...]) -> str:
-        """The subtasks of the episode; of several goals only the act that achieves each."""
-        order = _order(segments)
-        if len(order) > 1:
-            return ", then ".join(self._goal_phrase(goal) for goal in order)
+        """The subtasks of the episode; of several goals only the act that achieves each, after what is set aside."""
+        if len({part.goal for part in segments}) > 1:
+            aside = dict.fromkeys(self.subtask(part) for part in segments if part.kind == "set aside")
+            return ", then ".join([*aside, *self._told(segments)])
         first, *rest = dict.fromkeys(part.kind for part in segments)
         names = self.names[segments[0].goal]
-        return ", ".join([SUBTASKS[first].format(**names), *(PLAN_STEPS[kind].format(**names) for kind in rest)])
+        steps = (PLAN_STEPS[kind].format(**names) for kind in rest if kind in PLAN_STEPS)
+        return ", ".join([SUBTASKS[first].format(**names), *steps])
 
     def say(self, variants: Sequence[str], part: Segment) -> str:
         """One of the variants, the same throughout a segment."""
         chosen = choose(variants, self.episode, part.kind, part.goal)
-        return chosen.format(offset="{offset}", **self.names[part.goal])
+        return chosen.format_map({**_LATER, **self.names[part.goal]})
 
     def subtask(self, part: Segment) -> str:
         """What is done."""
@@ -124,7 +143,7 @@ class Words:
             case "grasp" | "grasp handle":
                 return self.say(CLOSING, part)
             case "lift":
-                return self._risen(track, part, step)
+                return self._rise(track, part, step, move)
             case "retract":
                 return self.say(LEAVING, part)
             case "set aside":
@@ -145,23 +164,42 @@ class Words:
         offset = offset_phrase(missing[step] - (missing[end] if end is not None else 0))
         return self.say(OFFSETS[kind], part).replace("{offset}", offset) if offset else self.say([ARRIVED[kind]], part)
 
-    def _risen(self, track: SceneTrack, part: Segment, step: int) -> str:
+    def _rise(self, track: SceneTrack, part: Segment, step: int, move: str) -> str:
         height = track.position[:, track.index(self.goals[part.goal].subject), 2]
-        cm = round(100 * float(height[step] - height[part.start]))
-        return RISEN.format(cm=cm) if cm > 0 else RISING
+        cm = round(100 * float(height[part.stop - 1] - height[step]))
+        if cm > 0:
+            return self.say(RISING, part).replace("{cm}", str(cm))
+        return self.say(RISING_ON if "up" in move.split(",")[0].split() else RISEN, part)
 
     def _travel(self, track: SceneTrack, part: Segment, step: int) -> str:
+        """What a joint has left to the step at which its goal is reached."""
         joint = track.joint[:, part.goal]
-        travel, names = abs(float(joint[step] - joint[0])), self.names[part.goal]
-        cm, degrees = round(100 * travel), round(np.rad2deg(travel))
-        if "drawer" in names["thing"]:
-            return SLID.format(cm=cm) if cm > 0 else SLIDING
-        return (TURNED if degrees > 1 else TURNING).format(degrees=degrees, **names)
+        left = abs(float(joint[min(part.stop, track.num_steps - 1)] - joint[step]))
+        cm, degrees = round(100 * left), round(np.rad2deg(left))
+        if "drawer" in self.names[part.goal]["thing"]:
+            return self.say(SLIDING, part).replace("{cm}", str(cm)) if cm > 1 else self.say(TRAVELLED, part)
+        said = self.say(TURNING, part).replace("{degrees}", str(degrees))
+        return said if degrees > 1 else self.say(TRAVELLED, part)
 
-    def _goal_phrase(self, goal: int) -> str:
-        predicate, names = self.goals[goal].predicate, self.names[goal]
-        verbs = {"open": "open the {thing}", "close": "close the {thing}", "turnon": "turn on the {thing}"}
-        return verbs.get(predicate, "put the {thing} {where}").format(**names)
+    def _told(self, segments: tuple[Segment, ...]) -> list[str]:
+        """A phrase per goal, in order. What the one before named is "it"; a place that they share stands last."""
+        order, pushed = _order(segments), {part.goal for part in segments if part.kind == "push"}
+        told = [self._goal_phrase(goal, "push" if goal in pushed else self.goals[goal].predicate) for goal in order]
+        for number, (before, now) in enumerate(itertools.pairwise(order), 1):
+            first, second = self.names[before], self.names[now]
+            if first["where"] and first["where"] == second["where"]:
+                told[number - 1] = told[number - 1].removesuffix(f" {first['where']}")
+                told[number] = told[number].removeprefix("put ")
+            elif self.goals[before].places != self.goals[now].places:
+                named = second if self.goals[before].places else first  # what opens, closes or turns
+                if f"the {named['thing']}" in told[number - 1]:
+                    told[number] = told[number].replace(f"the {named['thing']}", "it")
+        return told
+
+    def _goal_phrase(self, goal: int, act: str) -> str:
+        acts = {"push": "push the {thing} {toward}", "turnon": "turn on the {thing}"}
+        acts |= {"open": "open the {thing}", "close": "close the {thing}"}
+        return acts.get(act, "put the {thing} {where}").format(**self.names[goal])
 
 
 def _names(track: SceneTrack, labels: tuple[str, ...], goal: Goal) -> dict[str, str]:
@@ -170,10 +208,13 @@ def _names(track: SceneTrack, labels: tuple[str, ...], goal: Goal) -> dict[str, 
         owner = track.names[subject], labels[subject]
         part = part_label(goal.subject, *owner)
         handle = handle_label(goal.subject, *owner)
-        return {"thing": part, "handle": handle, "turned": handle.partition(" ")[0], "where": "", "goal_owner": part}
+        where = {"where": "", "toward": "", "goal_owner": part}
+        return {"thing": part, "handle": handle, "turned": handle.partition(" ")[0], **where}
     target = _landmark(track, goal.target)
     where = region_phrase(goal.target, track.names[target], labels[target], goal.predicate)
-    return {"thing": labels[subject], "handle": labels[subject], "where": where, "goal_owner": labels[target]}
+    toward = where.replace("in front of", "to the front of")
+    thing = labels[subject]
+    return {"thing": thing, "handle": thing, "where": where, "toward": toward, "goal_owner": labels[target]}
 
 
 def _opening_words(track: SceneTrack, part: Segment, step: int) -> Sequence[str]:

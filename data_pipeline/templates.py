@@ -43,17 +43,19 @@ _REGIONS = {
 }
 _DRAWERS = {"top_region": "top drawer", "middle_region": "middle drawer", "bottom_region": "bottom drawer"}
 
+_HOLLOW = ("bowl",)  # what BDDL puts "on" it lies in it
 _HANDLES = {"stove": "knob of the stove", "microwave": "door of the microwave"}
 
 SUBTASKS: Mapping[str, str] = {
-    # {thing}: what is handled; {handle}: what of it is touched; {where}: where it goes; {goal_owner}: what lies there
+    # {thing}: what is handled; {handle}: what of it is touched; {where}: where it goes, {toward}: so, after "push";
+    # {goal_owner}: what lies there
     "reach": "reach the {thing}",
     "grasp": "grasp the {thing}",
     "lift": "lift the {thing}",
     "move": "carry the {thing} to the {goal_owner}",
     "place": "place the {thing} {where}",
     "set aside": "set the {thing} aside",
-    "push": "push the {thing} {where}",
+    "push": "push the {thing} {toward}",
     "reach handle": "reach the {handle}",
     "grasp handle": "grasp the {handle}",
     "open": "open the {thing}",
@@ -67,15 +69,14 @@ PLAN_STEPS: Mapping[str, str] = {
     "move": "carry it to the {goal_owner}",
     "place": "place it {where}",
     "set aside": "set it aside",
-    "push": "push it {where}",
+    "push": "push it {toward}",
     "grasp handle": "grasp it",
     "open": "open it",
     "close": "close it",
     "turn on": "turn it",
-    "retract": "move away",
 }
 REASONS: Mapping[str, Sequence[str]] = {
-    "reach": ("the gripper is empty", "nothing is held yet", "it must be fetched first"),
+    "reach": ("the gripper is empty", "nothing is held", "it has to be fetched"),
     "grasp": ("the gripper is there", "it is within reach"),
     "lift": ("it is held", "it is in the gripper"),
     "move": ("it is held and lifted", "it hangs in the gripper"),
@@ -101,15 +102,18 @@ ARRIVED: Mapping[str, str] = {
     "move": "it is at its place",
     "reach handle": "the gripper is at it",
 }
-RISING, RISEN = "it begins to rise", "it has risen {cm} cm"
+RISING = ("it has to rise {cm} cm", "it is {cm} cm too low")
+RISING_ON = ("it has to rise further", "it is still too low")
+RISEN = ("it is high enough", "it is lifted")
 LEAVING = ("the gripper can leave", "the hand is done here")
-ASIDE = ("it does not stay here", "its place has to wait")
+ASIDE = ("it is put down here for now", "it has to wait here")
 CLOSING = ("it is between the fingers", "the fingers are around it")
 RELEASING = ("it can be let go", "the fingers let it go")
 OPENING = ("the fingers have to be open", "only open fingers can reach around it")
 REGRASPING = ("the grip has to be tried again", "it is not in the grip")
-SLIDING, SLID = "it begins to slide", "it has slid {cm} cm"
-TURNING, TURNED = "the {turned} begins to turn", "the {turned} has turned {degrees} degrees"
+SLIDING = ("it has to slide {cm} cm", "it still has {cm} cm to slide")
+TURNING = ("the {turned} has to turn {degrees} degrees", "the {turned} still has {degrees} degrees to turn")
+TRAVELLED = ("it is nearly there", "only a little is missing")
 
 
 def choose(variants: Sequence[str], *key: object) -> str:
@@ -130,7 +134,7 @@ def region_phrase(target: str, owner: str, owner_label: str, predicate: str) -> 
     target: BDDL region or instance; owner: the instance it belongs to or is named after; predicate: on or in.
     """
     if target == owner:
-        return f"{'in' if predicate == 'in' else 'on'} the {owner_label}"
+        return f"{'in' if predicate == 'in' or owner_label.endswith(_HOLLOW) else 'on'} the {owner_label}"
     if owner.startswith("wine_rack"):
         return f"on the {owner_label}"
     fitting = [ending for ending in _REGIONS if target.endswith(ending)]

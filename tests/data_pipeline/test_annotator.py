@@ -11,9 +11,9 @@ import pytest
 from configs.choices import Subset
 from data_pipeline.contract import POINT_GRID, EpisodeId
 from data_pipeline.ecot_annotator import annotate, visible_objects
-from data_pipeline.ecot_words import arrivals, offset_phrase, unique_labels
+from data_pipeline.ecot_words import Words, arrivals, offset_phrase, unique_labels
 from data_pipeline.scene import Goal, SceneTrack
-from data_pipeline.segments import grasps, segment
+from data_pipeline.segments import Segment, grasps, segment
 from data_pipeline.templates import choose, label, part_label, region_phrase
 
 CLOSE, RELEASE = 35, 110  # steps of the commands in `pick_and_place`
@@ -150,6 +150,33 @@ def test_goals_are_told_in_the_order_of_the_episode() -> None:
     assert step.plan == "open the top drawer of the cabinet, then put the alphabet soup in the basket"
 
 
+def told(*goals: Goal, names: tuple[str, ...], kinds: tuple[str, ...] = ("place",) * 2) -> str:
+    track = replace(pick_and_place(), goals=goals, names=names, position=np.zeros((125, len(names), 3)))
+    words = Words.of(track)
+    return words.task(tuple(Segment(n, n + 1, kind, n) for n, kind in enumerate(kinds[: len(goals)])))
+
+
+def test_what_was_just_named_is_not_named_again() -> None:
+    drawer, stove = "wooden_cabinet_1_top_region", Goal("turnon", "flat_stove_1")
+    bowl, pot = "akita_black_bowl_1", Goal("on", "moka_pot_1", "flat_stove_1_cook_region")
+    inside, cabinet = Goal("in", bowl, drawer), (bowl, "wooden_cabinet_1")
+    assert (
+        told(Goal("open", drawer), inside, names=cabinet)
+        == "open the top drawer of the cabinet and put the black bowl in it"
+    )
+    assert told(inside, Goal("close", drawer), names=cabinet).endswith("in the top drawer of the cabinet and close it")
+    assert told(stove, pot, names=("moka_pot_1", "flat_stove_1")) == "turn on the stove and put the moka pot on it"
+    both = (Goal("in", "milk_1", "basket_1_contain_region"), Goal("in", "butter_1", "basket_1_contain_region"))
+    assert told(*both, names=("milk_1", "butter_1", "basket_1")) == "put the milk and the butter in the basket"
+
+
+def test_what_is_pushed_is_not_put() -> None:
+    plate = Goal("on", "plate_1", "main_table_stove_front_region")
+    names = ("plate_1", "flat_stove_1")
+    assert told(plate, names=names, kinds=("push",)) == "push the plate to the front of the stove"
+    assert told(plate, names=names) == "put the plate in front of the stove"
+
+
 def test_a_grasp_outlasts_slips_of_the_pads_and_brief_touches_are_none() -> None:
     track = pick_and_place()
     assert grasps(track, 0) == [(40, RELEASE + 2)]
@@ -174,15 +201,16 @@ def test_what_is_said_is_what_was_measured() -> None:
     assert steps[0].move == "move forward down"
     assert "close gripper" in steps[CLOSE].move
     assert steps[CLOSE].subtask == "grasp the alphabet soup"
-    assert steps[43].move_reasoning == "it begins to rise"
-    assert steps[55].move_reasoning.startswith("it has risen 1")
+    assert steps[43].move_reasoning in ("it has to rise 17 cm", "it is 17 cm too low")
+    lifted = next(p.stop for p in segment(pick_and_place()) if p.kind == "lift") - 1
+    assert steps[lifted].move_reasoning in ("it is high enough", "it is lifted")
     assert steps[70].subtask == "carry the alphabet soup to the basket"
     assert steps[70].move_reasoning.endswith("20 cm left and 15 cm below"), (
         "where it is let go, not the basket's middle"
     )
     assert steps[70].move == "move left"
     assert "open gripper" in steps[RELEASE].move
-    assert "has slid 8 cm" in annotate(drawer(), 12).steps[80].move_reasoning
+    assert annotate(drawer(), 12).steps[80].move_reasoning in ("it has to slide 7 cm", "it still has 7 cm to slide")
 
 
 def dropped_and_grasped_again(at: float) -> SceneTrack:
@@ -216,6 +244,7 @@ def test_what_is_let_go_far_from_its_target_is_set_aside() -> None:
     steps = annotate(track, 12).steps
     assert steps[80].subtask == "set the alphabet soup aside"
     assert "cm" not in steps[80].move_reasoning, "it is not on its way to its place"
+    assert steps[0].plan.startswith("reach the alphabet soup, grasp it, lift it, set it aside, carry it to the basket")
 
 
 def test_opening_the_fingers_is_explained_by_what_was_before() -> None:
@@ -276,9 +305,30 @@ def test_boxes_are_inclusive_grid_cells_and_hidden_things_are_left_out() -> None
 
 
 def test_two_of_a_kind_are_left_and_right() -> None:
-    track = replace(pick_and_place(), names=("moka_pot_1", "moka_pot_2"))
+    track = replace(pick_and_place(), names=("moka_pot_1", "moka_pot_2"), goals=())
     track.position[0, :, 1] = [-0.1, 0.2]
     assert unique_labels(track) == ("right moka pot", "left moka pot")
+
+
+def test_two_of_a_kind_are_called_as_the_instruction_means_them() -> None:
+    """Its left is that of the upright picture, which faces the robot: -y."""
+    names = ("porcelain_mug_1", "plate_1", "plate_2")
+    goal = Goal("on", "porcelain_mug_1", "plate_1")
+    track = replace(pick_and_place(), names=names, goals=(goal,), position=np.zeros((125, 3, 3)))
+    track.position[0, :, 1] = [0, -0.1, 0.2]
+    assert unique_labels(replace(track, instruction="put the white mug on the plate"))[1:] == (
+        "right plate",
+        "left plate",
+    )
+    for side, other in (("left", "right"), ("right", "left")):
+        said = replace(track, instruction=f"put the white mug on the {side} plate")
+        assert unique_labels(said)[1:] == (f"{side} plate", f"{other} plate")
+    pots = replace(
+        track, names=("moka_pot_1", "moka_pot_2", "flat_stove_1"), instruction="put the left moka pot on the stove"
+    )
+    pots.position[0, :, 1] = [-0.1, 0.1, 0]
+    goal = Goal("on", "moka_pot_1", "flat_stove_1_cook_region")
+    assert unique_labels(replace(pots, goals=(goal,)))[:2] == ("left moka pot", "right moka pot")
 
 
 @pytest.mark.parametrize(
@@ -298,6 +348,7 @@ def test_offsets_in_words(vector: list[float], words: str) -> None:
     ("target", "owner", "predicate", "words"),
     [
         ("plate_1", "plate_1", "on", "on the plate"),
+        ("akita_black_bowl_1", "akita_black_bowl_1", "on", "in the black bowl"),
         ("basket_1_contain_region", "basket_1", "in", "in the basket"),
         ("wooden_cabinet_1_top_region", "wooden_cabinet_1", "in", "in the top drawer of the cabinet"),
         ("wooden_cabinet_1_top_side", "wooden_cabinet_1", "on", "on top of the cabinet"),
