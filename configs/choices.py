@@ -37,6 +37,13 @@ class Look(StrEnum):
     LIGHT = "light"
 
 
+class RaftModel(StrEnum):
+    """torchvision's networks for optical flow; the names are its own."""
+
+    LARGE = "raft_large"
+    SMALL = "raft_small"
+
+
 class Stepping(StrEnum):
     """`exact`: robosuite's own stepping. `fast`: one dynamics evaluation per substep, not bit-exact in contact."""
 

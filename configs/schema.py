@@ -16,7 +16,18 @@ from enum import Enum
 from typing import Any
 
 from configs.checks import ConfigError, check, in_range
-from configs.choices import Component, Corruption, DropoutVariant, Look, Mode, Normalization, Role, Stepping, Subset
+from configs.choices import (
+    Component,
+    Corruption,
+    DropoutVariant,
+    Look,
+    Mode,
+    Normalization,
+    RaftModel,
+    Role,
+    Stepping,
+    Subset,
+)
 from configs.perturbation import Perturbation
 
 
@@ -227,7 +238,9 @@ class FlowConfig:
     """Optical flow from step t to t + k (k = action.horizon) and its tokens."""
 
     backend: str = "auto"  # auto | sim | raft | dis_chain
-    raft_weights: str = ""  # path of a torchvision RAFT state dict; empty: torchvision's own download
+    raft_model: RaftModel = RaftModel.LARGE
+    raft_weights: str = ""  # path of that model's state dict; empty: torchvision's own download
+    raft_bf16: bool = True  # on a CUDA device; a CPU computes in float32
     tokenizer: str = "grid"  # grid: quantised cell means
     cells: int = 8  # cells x cells tokens per frame
     levels: int = 5  # quantisation levels per flow component

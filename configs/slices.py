@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from configs.choices import Control, DropoutVariant, Mode, Normalization, Subset
+from configs.choices import Control, DropoutVariant, Mode, Normalization, RaftModel, Subset
 from configs.schema import (
     ActionConfig,
     AnnotatorConfig,
@@ -102,14 +102,24 @@ class RewordSlice:
 
 
 @dataclass(frozen=True)
+class RaftSlice:
+    """Which RAFT, of the stage `flow`."""
+
+    model: RaftModel
+    bf16: bool
+    weights: str  # sha256 of their file; "" for torchvision's own
+    path: str = not_in_key("")  # of that file
+
+
+@dataclass(frozen=True)
 class FlowSlice:
     """Stage `flow`: flow at the tokenizer's resolution (flow.npz). Input `regenerate`."""
 
     subset: Subset
     backend: str
-    raft_weights: str
     k: int
     env: EnvConfig
+    raft: RaftSlice | None = None  # of backend `raft` alone
     workers: int = not_in_key(1)
 
 

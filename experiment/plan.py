@@ -31,7 +31,7 @@ from configs.slices import (
 )
 from data_pipeline.llm_money import price_of
 from data_pipeline.llm_prompts import PROMPT_VERSION
-from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files
+from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files, raft_choice
 from experiment.stages import StageNode, make_node
 from experiment.views import View
 
@@ -123,7 +123,7 @@ class Data:
         if source.kind == EXPERT:
             config = DemosSlice(subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers)
             return make_node("demos", subset.value, config, {})
-        files, paths = official_files(source, subset, tasks, self.places.store / "file_digests.json")
+        files, paths = official_files(source, subset, tasks, self.places.store)
         return make_node("official", subset.value, OfficialSlice(subset, tasks, files, paths, data.skip_bad), {})
 
     def regenerate(self, subset: Subset) -> StageNode:
@@ -178,10 +178,10 @@ class Data:
 
     def flow(self, subset: Subset) -> StageNode:
         """Optical flow over one action chunk."""
-        flow = self.config.flow
-        weights = flow.raft_weights if flow.backend == "raft" else ""
-        config = FlowSlice(subset, flow.backend, weights, self.config.action.horizon, self.config.env, self.workers)
-        worker = {"sim": "sim", "raft": "torch"}.get(flow.backend, "light")
+        backend, horizon = self.config.flow.backend, self.config.action.horizon
+        raft = raft_choice(self.config.flow, self.places.store) if backend == "raft" else None
+        config = FlowSlice(subset, backend, horizon, self.config.env, raft, self.workers)
+        worker = {"sim": "sim", "raft": "torch"}.get(backend, "light")
         return make_node("flow", subset.value, config, {"regenerate": self.regenerate(subset)}, worker=worker)
 
     def tokens(self, subset: Subset) -> StageNode:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError, EnvConfig, ExperimentConfig, check
+from configs.schema import ConfigError, EnvConfig, ExperimentConfig, FlowConfig, check
+from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json
@@ -149,7 +150,7 @@ def made_by_expert(folder: Path) -> bool:
 
 
 def official_files(
-    source: DataSource, subset: Subset, tasks: Iterable[int], cache_file: Path
+    source: DataSource, subset: Subset, tasks: Iterable[int], store: Path
 ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Of the chosen tasks: (official name, sha256) of each file, and where it lies.
 
@@ -165,10 +166,26 @@ def official_files(
             f"{missing[0]} is missing ({len(missing)} of {len(chosen)} files of the chosen tasks); complete the "
             f"download, choose tasks with data.tasks.{subset.value}=[...], or use data.source=expert"
         )
-    digests = _DigestCache(cache_file)
+    digests = _DigestCache(store)
     files = tuple((demo_file(source.folder, subset, task).name, digests.of(found[task])) for task in chosen)
     digests.save()
     return files, tuple(str(found[task]) for task in chosen)
+
+
+def raft_choice(flow: FlowConfig, store: Path) -> RaftSlice:
+    """Which RAFT: weights from a path are known by their content. Raises EnvironmentProblem where there is no file."""
+    if not flow.raft_weights:
+        return RaftSlice(flow.raft_model, flow.raft_bf16, "")
+    path = Path(flow.raft_weights).absolute()
+    if not path.is_file():
+        raise EnvironmentProblem(
+            f"flow.raft_weights={flow.raft_weights} is no file; name {flow.raft_model.value}'s state dict, leave it "
+            "out for torchvision's own download, or use flow.backend=sim or flow.backend=dis_chain"
+        )
+    digests = _DigestCache(store)
+    choice = RaftSlice(flow.raft_model, flow.raft_bf16, digests.of(path), str(path))
+    digests.save()
+    return choice
 
 
 def _candidates(subset: Subset, data_dir: Path) -> list[tuple[Path, bool]]:
@@ -226,11 +243,11 @@ def _of_first_file(source: DataSource, look: Callable[[Any], Any]) -> Any:
 
 
 class _DigestCache:
-    """sha256 of large files, remembered by path, size and modification time."""
+    """sha256 of large files, remembered in the store by path, size and modification time."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    def __init__(self, store: Path) -> None:
+        self.path = store / "file_digests.json"
+        self.known: dict[str, str] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
         self.changed = False
 
     def of(self, path: Path) -> str:

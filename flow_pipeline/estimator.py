@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.contract import Episode
 from data_pipeline.image_frame import ImageFrame, convert_image
-from flow_pipeline.flow_field import FlowField
+from flow_pipeline.flow_field import FlowField, inside
 
 
 class FlowEstimator(Protocol):
@@ -27,3 +27,9 @@ class FlowEstimator(Protocol):
 def policy_frames(episode: Episode, camera: str) -> np.ndarray:
     """Images of one of CAMERAS in the ROT180 frame: uint8 [T, H, W, 3]."""
     return convert_image(episode.frames(camera), ImageFrame.GL, ImageFrame.ROT180)
+
+
+def stays_inside(flow: np.ndarray) -> np.ndarray:
+    """Which pixels of an image end up in it. flow: [H, W, 2], pixels; returns bool [H, W]."""
+    columns, rows = np.meshgrid(np.arange(flow.shape[1]) + 0.5, np.arange(flow.shape[0]) + 0.5)
+    return inside(flow + np.stack([columns, rows], -1), flow.shape)

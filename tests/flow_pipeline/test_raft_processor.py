@@ -8,17 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-# While tests are collected: importing them once software GL is up, in a test, would crash the process.
-import torch
-from torchvision.models.optical_flow import raft_large
-
 from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
-from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, EpisodeId, StageContext
+from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from flow_pipeline.dis_flow import dis_chain
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
-from flow_pipeline.raft_processor import RaftEstimator, run_flow
+from flow_pipeline.raft_processor import run_flow
 from tests.helpers.synthetic import write_synthetic_subset
 
 EPISODE = EpisodeId(Subset.GOAL, 7, 2)
@@ -79,30 +75,12 @@ def test_flow_file_round_trip_equal_bytes_and_damage(tmp_path: Path) -> None:
         load_flow(tmp_path / "c.npz")
 
 
-def test_raft_gives_flow_of_the_input_size(tmp_path: Path) -> None:
-    """Random weights: shapes, count and the weights path only."""
-    weights = tmp_path / "raft.pt"
-    torch.manual_seed(0)
-    torch.save(raft_large(weights=None).state_dict(), weights)
-    fields = list(RaftEstimator(str(weights), 4, AGENTVIEW).estimate(sliding_texture(2, 100, (1, 0))))
-    assert [f.flow_px.shape for f in fields] == [(100, 100, 2)] * 2
-    assert fields[0].flow_px.dtype == np.float32
-
-
-def test_missing_or_wrong_raft_weights_name_the_remedies(tmp_path: Path) -> None:
-    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pt")
-    (tmp_path / "text.pt").write_text("not weights")
-    for name in ("none.pt", "other.pt", "text.pt"):
-        with pytest.raises(EnvironmentProblem, match=r"flow\.raft_weights"):
-            RaftEstimator(str(tmp_path / name), 4, AGENTVIEW)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_stage_on_recorded_pictures(tmp_path: Path, workers: int) -> None:
     demos = write_synthetic_subset(tmp_path / "demos", Subset.GOAL, tasks=(7,), demos=2, steps=12, size=64)
     work = tmp_path / "work"
     work.mkdir()
-    config = FlowSlice(Subset.GOAL, "dis_chain", "", 4, EnvConfig(assets="builtin"), workers)
+    config = FlowSlice(Subset.GOAL, "dis_chain", 4, EnvConfig(assets="builtin"), workers=workers)
     assert run_flow(config, StageContext(work, {"regenerate": demos})) == ["flow.npz"]
     flows, manifest = load_flow(work / "flow.npz")
     assert manifest["backend"] == "dis_chain"

@@ -225,7 +225,7 @@ class StopAfter:
     ("stage", "config", "output"),
     [
         (run_annotate, AnnotateSlice(Subset.OBJECT, AnnotatorConfig(), SMALL), "annotations.json"),
-        (run_flow, FlowSlice(Subset.OBJECT, "sim", "", 4, SMALL), "flow.npz"),
+        (run_flow, FlowSlice(Subset.OBJECT, "sim", 4, SMALL), "flow.npz"),
     ],
 )
 def test_an_interrupted_stage_ends_in_the_same_bytes(folder: Path, tmp_path: Path, stage, config, output) -> None:
