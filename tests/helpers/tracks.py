@@ -2,7 +2,7 @@
 
     python -m tests.helpers.tracks OUTPUT.npz DEMONSTRATIONS/libero_<subset>_expert ...
 
-writes the first and the last demonstration of every task in these folders.
+writes every demonstration in these folders.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,22 +22,42 @@ from configs.schema import EnvConfig
 from data_pipeline.contract import EpisodeId
 from data_pipeline.scene import Goal, SceneTrack
 
-_ARRAYS = ("position", "grasped", "box", "visible", "grip_position", "grip_rotation", "grip_point", "grip_visible")
-_ARRAYS += ("finger_opening", "gripper_command", "target", "holds", "joint")
+_UNITS = {  # one step of an int16: 0.1 mm or mrad, 1/100 of a grid cell; flags are kept as they are
+    **dict.fromkeys(("position", "grip_position", "grip_rotation", "finger_opening", "target", "joint"), 1e-4),
+    **dict.fromkeys(("box", "grip_point"), 1e-2),
+    **dict.fromkeys(("visible", "gripper_command"), 1e-3),
+    **dict.fromkeys(("grasped", "grip_visible", "holds"), 0.0),
+}
+_NAN = -(2**15)
 
 
 def save_tracks(path: Path, tracks: Iterable[SceneTrack]) -> None:
-    """Write tracks; floats as float32."""
+    """Write tracks; numbers in steps of _UNITS, as differences from step to step, which a zip makes small."""
     values: dict[str, Any] = {}
     for track in tracks:
         name = str(track.episode)
         goals = [dataclasses.astuple(goal) for goal in track.goals]
         head = {"file": track.file, "instruction": track.instruction, "goals": goals, "names": track.names}
         values[f"{name}/head"] = np.array(json.dumps(head))
-        for field in _ARRAYS:
+        for field, unit in _UNITS.items():
             array = getattr(track, field)
-            values[f"{name}/{field}"] = array if array.dtype == bool else array.astype(np.float32)
-    np.savez_compressed(path, **values)
+            values[f"{name}/{field}"] = _steps(array, unit) if unit else array
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for name, array in values.items():
+            with file.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array)
+
+
+def _steps(array: np.ndarray, unit: float) -> np.ndarray:
+    whole = np.where(np.isnan(array), _NAN, np.round(np.nan_to_num(array) / unit))
+    assert np.abs(whole).max() <= -_NAN, "does not fit into int16"
+    return np.diff(whole.astype(np.int16), axis=0, prepend=np.int16(0))  # wraps around, and back
+
+
+def _array(stored: np.ndarray, unit: float) -> np.ndarray:
+    """Inverse of `_steps`."""
+    whole = np.cumsum(stored, axis=0, dtype=np.int16)
+    return np.where(whole == _NAN, np.nan, whole * unit)
 
 
 def load_tracks(path: Path) -> list[SceneTrack]:
@@ -54,7 +75,7 @@ def _track(stored: Any, name: str) -> SceneTrack:
         instruction=head["instruction"],
         goals=tuple(Goal(*goal) for goal in head["goals"]),
         names=tuple(head["names"]),
-        **{field: stored[f"{name}/{field}"] for field in _ARRAYS},
+        **{f: _array(stored[f"{name}/{f}"], unit) if unit else stored[f"{name}/{f}"] for f, unit in _UNITS.items()},
     )
 
 
@@ -68,12 +89,7 @@ def main() -> int:
     for folder in map(Path, sys.argv[2:]):
         source = Hdf5Source(folder, subset_of(folder))
         replayer = Replayer(EnvConfig(assets="builtin", look=Look.LIGHT, resolution=128))
-        by_task = {
-            episode.task_id: [e for e in source.list() if e.task_id == episode.task_id] for episode in source.list()
-        }
-        tracks += [
-            replayer.track(source.open(e)) for some in by_task.values() for e in dict.fromkeys((some[0], some[-1]))
-        ]
+        tracks += [replayer.track(source.open(episode)) for episode in source.list()]
         replayer.close()
         source.close()
     save_tracks(Path(sys.argv[1]), tracks)
