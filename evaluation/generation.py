@@ -15,6 +15,7 @@ import torch
 
 from evaluation.decoding import ActionConstraint
 from evaluation.language_model import LanguageModel
+from training.batch import rope_positions
 from training.layout import Vocabulary
 from training.vision_tower import VisionTower
 
@@ -235,19 +236,3 @@ def pad_left(prompts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[n
         ids[row, length - len(prompt) :] = prompt
         mask[row, length - len(prompt) :] = True
     return ids, mask
-
-
-def rope_positions(ids: np.ndarray, mask: np.ndarray, image: int) -> np.ndarray:
-    """Qwen2.5-VL's positions (time, row, column) of prompts with one square image each, int64 [3, B, T].
-
-    A text token takes one position, the same on every axis; an image of n x n tokens takes n, spread over its rows and
-    columns. Padding gets 0.
-    """
-    seen = ids == image
-    side = int(seen[0].sum() ** 0.5)
-    at = mask.cumsum(1) - 1
-    within = seen.cumsum(1) - 1  # of an image token: its number in the image
-    start = at - within
-    axes = np.stack([start, start + within // side, start + within % side])
-    text = np.where(within < 0, at, at - side * side + side)
-    return np.where(mask, np.where(seen, axes, text), 0)

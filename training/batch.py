@@ -19,16 +19,20 @@ TEMPORAL_PATCH = 2  # a still image is shown twice
 
 @dataclass(frozen=True)
 class Batch:
-    """Tensors of B samples padded on the right to S tokens; V visual patches in all."""
+    """Tensors of B samples padded on the right to S tokens."""
 
     input_ids: torch.Tensor  # int64 [B, S]
-    attention_mask: torch.Tensor  # int64 [B, S], 0 on padding
-    mm_token_type_ids: torch.Tensor  # int32 [B, S], 1 on image tokens: without it positions silently become 1-D
+    positions: torch.Tensor  # int64 [3, B, S]: time, row, column; 0 on padding
     labels: torch.Tensor  # int64 [B, S], IGNORE where not a target
     loss_weights: torch.Tensor  # float32 [B, S], within the role's mean
     role: torch.Tensor  # int64 [B, S], index into layout.ROLES
-    pixel_values: torch.Tensor  # float32 [V, 1176]
-    image_grid_thw: torch.Tensor  # int64 [B, 3], patches in time, rows, columns
+    images: torch.Tensor  # uint8 [B, size, size, 3], ROT180, as the policy sees them
+
+    @property
+    def real(self) -> torch.Tensor:
+        """Bool [B, S]: not padding."""
+        first = torch.arange(self.input_ids.shape[1], device=self.input_ids.device) == 0
+        return (self.positions.amax(0) > 0) | first
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -42,21 +46,35 @@ def collate(sequences: Sequence[TokenSequence], images: np.ndarray, layout: Layo
     labels = np.full((count, longest), IGNORE, np.int64)
     weights = np.zeros((count, longest), np.float32)
     roles = np.full((count, longest), ROLES.index(Role.PROMPT), np.int64)
-    mask = np.zeros((count, longest), np.int64)
+    real = np.zeros((count, longest), bool)
     for row, sequence in enumerate(sequences):
         end = len(sequence.ids)
         ids[row, :end], labels[row, :end] = sequence.ids, sequence.labels
-        weights[row, :end], roles[row, :end], mask[row, :end] = sequence.weights, sequence.roles, 1
+        weights[row, :end], roles[row, :end], real[row, :end] = sequence.weights, sequence.roles, True
     return Batch(
         input_ids=torch.from_numpy(ids),
-        attention_mask=torch.from_numpy(mask),
-        mm_token_type_ids=torch.from_numpy((ids == layout.vocabulary.image).astype(np.int32)),
+        positions=torch.from_numpy(rope_positions(ids, real, layout.vocabulary.image)),
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(weights),
         role=torch.from_numpy(roles),
-        pixel_values=patchify(torch.from_numpy(images)),
-        image_grid_thw=image_grid(count, images.shape[1]),
+        images=torch.from_numpy(images),
     )
+
+
+def rope_positions(ids: np.ndarray, mask: np.ndarray, image: int) -> np.ndarray:
+    """Qwen2.5-VL's positions (time, row, column) of prompts with one square image each, int64 [3, B, T].
+
+    A text token takes one position, the same on every axis; an image of n x n tokens takes n, spread over its rows and
+    columns. Padding gets 0.
+    """
+    seen = ids == image
+    side = int(seen[0].sum() ** 0.5)
+    at = mask.cumsum(1) - 1
+    within = seen.cumsum(1) - 1  # of an image token: its number in the image
+    start = at - within
+    axes = np.stack([start, start + within // side, start + within % side])
+    text = np.where(within < 0, at, at - side * side + side)
+    return np.where(mask, np.where(seen, axes, text), 0)
 
 
 def patchify(images: torch.Tensor) -> torch.Tensor:

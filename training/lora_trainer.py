@@ -44,6 +44,8 @@ from training.lora_model import (
     tokenizer_digest,
 )
 from training.loss import role_shares, token_losses, weighted_sum
+from training.network import Network
+from training.quick_dropout import quicken_dropout
 from training.sampling import SamplingPlan, StepInput, StepInputs
 from training.train_inputs import find_actions, load_data, num_flow_codes
 from training.warm_base import WARM_BASE
@@ -71,10 +73,12 @@ class Run:
     accelerator: Accelerator  # device and precision
     step: int = 0  # steps done
     skipped_in_row: int = 0
+    network: Network = field(init=False)
     parameters: dict[str, nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
 
     def __post_init__(self) -> None:
+        self.network = Network(self.model)
         self.parameters = {n: p for n, p in sorted(self.model.named_parameters()) if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
@@ -95,7 +99,7 @@ def fit(run: Run, trainer: TrainerConfig, context: StageContext) -> None:
     metrics = context.work / METRICS_FILE
     begun, first = time.monotonic(), run.step
     with metrics.open("a", encoding="utf-8") as log:
-        for step_input in _stream(run, trainer.num_workers):
+        for step_input in stream(run, trainer.num_workers):
             row = train_step(run, step_input)
             log.write(json.dumps(row) + "\n")
             log.flush()
@@ -135,7 +139,7 @@ def _backward(run: Run, step_input: StepInput) -> tuple[dict[Role, float], float
     right = seen = 0
     for batch in step_input.batches:
         with run.accelerator.autocast():
-            tokens = token_losses(run.model, batch.to(run.accelerator.device))
+            tokens = token_losses(run.network, batch.to(run.accelerator.device))
         shares = role_shares(tokens, step_input.totals)
         run.accelerator.backward(weighted_sum(shares, run.role_weights))
         for role, share in shares.items():
@@ -153,7 +157,8 @@ def learning_rate(schedule: OptimizerConfig, step: int, steps: int) -> float:
     return schedule.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def _stream(run: Run, num_workers: int) -> Iterator[StepInput]:
+def stream(run: Run, num_workers: int) -> Iterator[StepInput]:
+    """Inputs of the steps to come."""
     loader = DataLoader(
         run.inputs,
         batch_size=None,
@@ -247,6 +252,8 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     model, tokenizer = load_base(base.path, frozen)
     new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
     adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
+    if accelerator.device.type == "cpu":
+        quicken_dropout(adapted)
     layout = make_layout(
         config.phase, tokenizer, actions, num_flow, config.model.image_size, config.model.system_prompt
     )

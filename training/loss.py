@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from configs.choices import Role
 from training.batch import Batch
 from training.layout import IGNORE, ROLES
+from training.network import Network
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,11 @@ class TokenLosses:
     correct: torch.Tensor  # bool [K], the target has the largest logit
 
 
-def token_losses(model: Any, batch: Batch) -> TokenLosses:
-    """Forward one batch. model: Qwen2.5-VL for generation, bare (unwrap a PeftModel with `get_base_model`)."""
-    hidden = model.model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        mm_token_type_ids=batch.mm_token_type_ids,
-        pixel_values=batch.pixel_values,
-        image_grid_thw=batch.image_grid_thw,
-        use_cache=False,
-    ).last_hidden_state  # [B, S, D]
+def token_losses(network: Network, batch: Batch) -> TokenLosses:
+    """Forward one batch."""
     labels = batch.labels[:, 1:]  # position t predicts token t + 1
     target = labels != IGNORE
-    logits = model.lm_head(hidden[:, :-1][target]).float()  # [K, vocabulary]
+    logits = network.logits(network.hidden(batch)[:, :-1][target])  # [K, vocabulary]
     wanted = labels[target]
     return TokenLosses(
         losses=F.cross_entropy(logits, wanted, reduction="none"),

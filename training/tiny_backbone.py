@@ -198,13 +198,17 @@ def save_base(
     folder: Path, model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, config: ModelConfig
 ) -> None:
     """Write an ordinary model folder: config.json, model.safetensors, tokenizer, processor, chat template."""
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to the owner alone
+    build_processor(tokenizer, config).save_pretrained(folder)
+
+
+def build_processor(tokenizer: Qwen2Tokenizer, config: ModelConfig) -> Qwen2_5_VLProcessor:
+    """The published processor's class, for images of one size."""
     pixels = config.image_size**2
-    processor = Qwen2_5_VLProcessor(
+    return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(size={"shortest_edge": min(56 * 56, pixels), "longest_edge": pixels}),
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=chat_template(system_prompt=config.system_prompt),
     )
-    model.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to the owner alone
-    processor.save_pretrained(folder)

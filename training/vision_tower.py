@@ -34,13 +34,13 @@ class VisionTower:
             self._windowed(table[None])[0, :, None] for table in visual.rotary_pos_emb(x, positions)
         )
         self._windows, self._mask = _window_attention(torch.diff(bounds))
-        # A still image is two equal frames, so that the convolution over them is one product. [D, 3 * 14 * 14]
-        self._kernel = visual.patch_embed.proj.weight.detach().float().sum(2).flatten(1)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 [B, S, S, 3], already as the policy sees them -> visual tokens [B, V, width of the language model]."""
         visual, count = self._visual, len(images)
-        embedded = F.linear(patches(images), self._kernel).to(visual.dtype)
+        # A still image is two equal frames, so that the convolution over them is one product. [D, 3 * 14 * 14]
+        kernel = visual.patch_embed.proj.weight.float().sum(2).flatten(1)
+        embedded = F.linear(patches(images), kernel).to(visual.dtype)
         x = self._windowed(embedded.unflatten(0, (count, -1)))  # [B, P, D]
         for number, block in enumerate(visual.blocks):
             everywhere = number in visual.fullatt_block_indexes

@@ -13,12 +13,12 @@ from configs.choices import Mode, Subset
 from configs.schema import ConfigError, EnvConfig, EvalConfig, TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem
-from evaluation.generation import Generator, Request, Stream, Written, pad_left, rope_positions
+from evaluation.generation import Generator, Request, Stream, Written, pad_left
 from evaluation.interface import Interface
 from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subject
 from evaluation.policy_api import Decision, Observation
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
-from training.batch import image_grid, patchify
+from training.batch import image_grid, patchify, rope_positions
 from training.layout import action_tag_ids, inference_prefix, opening_ids
 from training.lora_model import LoadedPolicy, load_adapter
 from training.vision_tower import VisionTower

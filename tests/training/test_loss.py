@@ -12,13 +12,26 @@ import torch
 
 from configs.choices import Role
 from configs.schema import LoraConfig, PhaseSpec
-from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, FLOW_CODES, TEXT, TEXT_COT, TEXT_FLOW_COT, smooth_chunks
+from tests.helpers.library_inputs import library_inputs
+from tests.helpers.tiny_adapter import (
+    ACTION,
+    BASELINE,
+    FLOW,
+    FLOW_CODES,
+    SMALL,
+    TEXT,
+    TEXT_COT,
+    TEXT_FLOW_COT,
+    smooth_chunks,
+)
 from tests.training.test_layout import layout_of, sample
 from training.batch import Batch, collate
 from training.layout import EVERYTHING, IGNORE, TokenSequence, flatten, role_weights, spans
 from training.lora_model import add_flow_tokens, attach_lora, load_base
 from training.loss import role_shares, token_losses, weighted_sum
+from training.network import Network
 from training.sampling import role_totals
+from training.vision_tower import VisionTower
 
 WEIGHTS = role_weights(TEXT_FLOW_COT)
 
@@ -52,7 +65,7 @@ def gradients(
     model.zero_grad()
     loss = 0.0
     for batch in batches:
-        part = weighted_sum(role_shares(token_losses(model, batch), totals), weights)
+        part = weighted_sum(role_shares(token_losses(Network(model), batch), totals), weights)
         part.backward()
         loss += part.item()
     return loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -63,12 +76,8 @@ def test_the_formula(base: Path) -> None:
     model = adapted_model(base)
     written = sequences(base, TEXT_FLOW_COT, [True, False, True])
     batch = batch_of(base, TEXT_FLOW_COT, written)
-    loss = weighted_sum(role_shares(token_losses(model, batch), role_totals(written)), WEIGHTS)
-    inputs = {
-        k: getattr(batch, k)
-        for k in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
-    }
-    logits = model(**inputs).logits.log_softmax(-1)
+    loss = weighted_sum(role_shares(token_losses(Network(model), batch), role_totals(written)), WEIGHTS)
+    logits = model(**library_inputs(batch, layout_of(base, TEXT_FLOW_COT).vocabulary)).logits.log_softmax(-1)
     expected = 0.0
     for number, role in enumerate(Role):
         cells = ((batch.role == number) & (batch.labels != IGNORE)).nonzero().tolist()
@@ -82,8 +91,8 @@ def test_no_target_lies_in_the_prompt_or_on_padding(base: Path) -> None:
     batch = batch_of(base, TEXT_COT, sequences(base, TEXT_COT, [True, False]))
     supervised = batch.labels != IGNORE
     assert not (supervised & (batch.role == 0)).any()
-    assert not (supervised & (batch.attention_mask == 0)).any()
-    assert not (supervised & (batch.mm_token_type_ids == 1)).any()
+    assert not (supervised & ~batch.real).any()
+    assert not (supervised & (batch.input_ids == layout_of(base, TEXT_COT).vocabulary.image)).any()
     assert (batch.loss_weights[~supervised] == 0).all()
 
 
@@ -115,9 +124,11 @@ def test_weight_zero_gives_the_reasoning_no_gradient(base: Path) -> None:
 def test_an_absent_role_adds_nothing(base: Path) -> None:
     model = adapted_model(base)
     written = sequences(base, TEXT_COT, [False])
-    shares = role_shares(token_losses(model, batch_of(base, TEXT_COT, written)), role_totals(written))
+    shares = role_shares(token_losses(Network(model), batch_of(base, TEXT_COT, written)), role_totals(written))
     assert set(shares) == {Role.ACTION}
-    half = role_shares(token_losses(model, batch_of(base, TEXT_COT, written)), {Role.TEXT: 10.0, Role.ACTION: 5.0})
+    half = role_shares(
+        token_losses(Network(model), batch_of(base, TEXT_COT, written)), {Role.TEXT: 10.0, Role.ACTION: 5.0}
+    )
     assert float(half[Role.TEXT]) == 0.0
 
 
@@ -145,5 +156,4 @@ def batch_of_same_image(base: Path, chosen: list[TokenSequence]) -> Batch:
 def test_the_vision_tower_records_no_graph_under_lora(base: Path) -> None:
     model = adapted_model(base)
     batch = batch_of(base, BASELINE, sequences(base, BASELINE, [False]))
-    features = model.model.get_image_features(batch.pixel_values, batch.image_grid_thw).pooler_output
-    assert not torch.cat(list(features)).requires_grad
+    assert not VisionTower(model.model.visual, SMALL.image_size)(batch.images).requires_grad
