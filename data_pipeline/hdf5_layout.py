@@ -3,15 +3,16 @@
 ``data/demo_i/{actions, states, robot_states, rewards, dones, obs/{agentview_rgb, eye_in_hand_rgb, ee_pos, ee_ori,
 ee_states, gripper_states, joint_states}}``, row t before action t, images bottom-up (ImageFrame.GL). Our own files add
 the demo attributes that make a replay exact: init_state *before* settling, settle_steps, resume_gripper (only where
-init_state is mid-episode, see `LiberoEnv.resume`), fixture_poses, seed, fingerprint, success. The same demonstrations
-give the same bytes.
+init_state is mid-episode, see `LiberoEnv.resume`), fixture_poses, seed, fingerprint, success; and expert_phases, what
+the scripted expert was about, as [first step, phase] pairs. The same demonstrations give the same bytes.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -60,12 +61,24 @@ class DemoRecord:
     resume_gripper: float | None = None  # command of the gripper so far, where init_state is mid-episode
     fixture_poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # as LiberoEnv.fixture_poses
     seed: int = 0  # of the reset
+    expert_phases: Sequence[str] = ()  # [T], what each action was for, "lift milk_1", of our own expert; else nothing
     fingerprint: Mapping[str, Any] = field(default_factory=dict)  # as LiberoEnv.fingerprint
     model_file: str = ""  # MJCF of official demonstrations; ours are rebuilt from the task and fixture_poses
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def phase_starts(phases: Sequence[str]) -> list[list[Any]]:
+    """[first step, phase] wherever the phase changes, the first included."""
+    return [[t, phase] for t, phase in enumerate(phases) if t == 0 or phase != phases[t - 1]]
+
+
+def phases_of(starts: Sequence[tuple[int, str]], steps: int) -> tuple[str, ...]:
+    """Inverse of `phase_starts`: one phase per step, () where there are none."""
+    known = dict(starts)
+    return tuple(itertools.accumulate((known.get(t, "") for t in range(steps)), lambda a, b: b or a)) if known else ()
 
 
 def _robot_states(observations: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -114,6 +127,8 @@ def _write_group(parent: h5py.Group, name: str, record: DemoRecord) -> None:
         group.attrs["resume_gripper"] = record.resume_gripper
     group.attrs["fixture_poses"] = _json({k: list(map(float, v)) for k, v in record.fixture_poses.items()})
     group.attrs["seed"] = record.seed
+    if record.expert_phases:
+        group.attrs["expert_phases"] = _json(phase_starts(record.expert_phases))
     group.attrs["fingerprint"] = _json(record.fingerprint)
     group.attrs["success"] = record.success
 

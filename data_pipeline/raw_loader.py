@@ -7,6 +7,7 @@ observations were taken *after* action t (their states before it): only regenera
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -23,7 +24,7 @@ from configs.choices import Subset
 from configs.schema import ConfigError
 from configs.slices import OfficialSlice
 from data_pipeline.contract import CAMERAS, EnvironmentProblem, Episode, EpisodeId, StageContext
-from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, TaskInfo
+from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, TaskInfo, phases_of
 from data_pipeline.hdf5_reading import (
     check_name_agrees,
     data_attributes,
@@ -52,6 +53,7 @@ class ReplayStart:
     fixture_poses: Mapping[str, tuple[float, ...]]
     seed: int
     fingerprint: Mapping[str, Any]  # {} for official files
+    expert_phases: tuple[str, ...] = ()  # [T] where our expert made it
     model_file: str = field(repr=False, default="")
 
 
@@ -125,6 +127,7 @@ def read_replay(path: Path, demo: int) -> ReplayStart:
             fixture_poses=_fixtures(group),
             seed=int(read_text(group.attrs.get("seed", 0))),
             fingerprint=json_attribute(group.attrs, "fingerprint", _where(group)),
+            expert_phases=phases_of(json.loads(group.attrs.get("expert_phases", "[]")), len(actions)),
             model_file=read_text(group.attrs.get("model_file", "")),
         )
 

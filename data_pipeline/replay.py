@@ -146,7 +146,8 @@ def regenerate_demo(env: LiberoEnv, source: Path, demo: int, target: Path, *, ke
     if reused:
         copy_demo(source, demo, target)
         return replace(verdict, images="reused")
-    write_demo(target, _record(env, start, actions, seen))
+    phases = [phase for phase, noop in zip(start.expert_phases, noops, strict=False) if not noop]
+    write_demo(target, replace(_record(env, start, actions, seen), expert_phases=phases))
     return replace(verdict, images="rendered")
 
 

@@ -31,7 +31,7 @@ class StageKind:
 
 
 STAGES: dict[str, StageKind] = {
-    "demos": StageKind("data_pipeline.sim.demos:run_demos", "sim", version=4, typical_s=40),
+    "demos": StageKind("data_pipeline.sim.demos:run_demos", "sim", version=5, typical_s=40),
     "official": StageKind("data_pipeline.raw_loader:run_official", "light", typical_s=5),
     "regenerate": StageKind("data_pipeline.libero_regenerator:run_regenerate", "sim", version=2, typical_s=40),
     "split": StageKind("data_pipeline.data_splitter:run_split", "light", version=2, typical_s=1),

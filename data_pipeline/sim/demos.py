@@ -138,8 +138,11 @@ class Recorder:
         self._states.append(self._env.state())
         self._extras.append(self._env.observation_extras())
 
-    def record(self, init_state: np.ndarray, seed: int) -> DemoRecord:
-        """The demonstration, a successful one. Leaves the environment in its last recorded state, fit for a reset."""
+    def record(self, init_state: np.ndarray, seed: int, phases: Sequence[str]) -> DemoRecord:
+        """The demonstration, a successful one; phases as of its Attempt.
+
+        Leaves the environment in its last recorded state, fit for a reset.
+        """
         return DemoRecord(
             actions=np.array(self._actions),
             states=np.array(self._states),
@@ -149,6 +152,7 @@ class Recorder:
             settle_steps=SETTLE_STEPS,
             fixture_poses=self._env.fixture_poses(),
             seed=seed,
+            expert_phases=phases,
             fingerprint=self._env.fingerprint(),
             success=True,
         )
@@ -175,7 +179,7 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
         recorder = Recorder(env)
         attempt = play(env, np.random.default_rng([own_seed, 1]), MAX_STEPS[episode.subset], recorder)
         if attempt.success:
-            record = recorder.record(state, own_seed)
+            record = recorder.record(state, own_seed, attempt.phases)
             write_demo(target, record)
             return Outcome(
                 failed=tuple(failed),

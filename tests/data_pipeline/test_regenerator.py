@@ -191,10 +191,14 @@ def test_noops_are_not_executed(tmp_path: Path) -> None:
     actions = moving_actions(10)
     actions[4:6, :6] = 0
     source = tmp_path / demo_file(tmp_path, Subset.OBJECT, 0).name
+    record = record_of(env, actions, np.zeros(4), seed=1, settle_steps=2)
     with DemoWriter(source, TaskInfo("task", "do it")) as writer:
-        writer.add(0, record_of(env, actions, np.zeros(4), seed=1, settle_steps=2))
+        writer.add(0, replace(record, expert_phases=[*["reach milk_1"] * 5, *["grasp milk_1"] * 5]))
+    assert read_replay(source, 0).expert_phases[4:6] == ("reach milk_1", "grasp milk_1")
     verdict = regenerate_demo(env, source, 0, tmp_path / "part.hdf5")  # type: ignore[arg-type]
     assert (verdict.steps, verdict.noops_removed, verdict.images) == (8, 2, "rendered")
+    with h5py.File(tmp_path / "part.hdf5") as file:
+        assert json.loads(file["demo"].attrs["expert_phases"]) == [[0, "reach milk_1"], [4, "grasp milk_1"]]
     assert verdict.max_state_deviation is None
     assert verdict.success
 

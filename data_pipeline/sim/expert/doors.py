@@ -46,9 +46,11 @@ def _push_door(hand: Hand, fixture: str, along: float) -> Motion:
     joint = scene.joint_of_object(fixture)
     start = scene.door(fixture).before(0.07, along) - UP * _GRIP_BELOW_TOP
     above = start[2] + 0.12 + hand.style.approach
+    hand.phase = f"reach {fixture}"
     yield from hand.rise_to(above, rotation)
     yield from hand.go_to(np.array([*start[:2], above]), rotation, tolerance=0.04, angle=0.3, steps=100)
     yield from hand.go_to(start, rotation, tolerance=0.02, angle=0.15, steps=60)
+    hand.phase = f"close {fixture}"
     for _ in range(_PUSH_STEPS):
         door = scene.door(fixture)
         ahead = door.turned(door.before(0.02, along) - UP * _GRIP_BELOW_TOP, _LEAD)
@@ -78,10 +80,14 @@ def put_behind_door(hand: Hand, name: str, where: str) -> Motion:
     low = hand.scene.position(name)[2] - hand.scene.object_points(name)[:, 2].min()
     goal = place.at + UP * (low + _ABOVE_FLOOR) - turned @ held
     front = goal + place.outwards * _FRONT + place.away * _CLEAR_OF_LEAF
+    hand.phase = f"carry {name}"
     yield from hand.go_to(front, turned, tolerance=0.015, angle=0.08, steps=100)
+    hand.phase = f"lower {name}"
     yield from hand.go_to(goal, turned, tolerance=0.008, steps=60, speed=0.7)
     yield from hand.go_to(goal - UP * _ABOVE_FLOOR, turned, tolerance=0.006, steps=20, speed=0.5)
+    hand.phase = f"release {name}"
     yield from hand.open(6)
+    hand.phase = f"retreat {name}"
     yield from hand.lift(place.outwards * 0.12 + UP * 0.03, turned)
 
 
@@ -92,14 +98,18 @@ def _take_handle(hand: Hand, name: str) -> Motion:
         rotation = facing(outwards, np.deg2rad(pitch), hand, flat=True)
         back, height = -rotation[:, 2], scene.position(name)[2]
         hand.gripper = GRIPPER_OPEN
+        hand.phase = f"reach {name}"
         aside = np.array([*hand.style.sideways, 0.0])
         yield from hand.go_to(bar + back * (0.06 + hand.style.approach) + aside, rotation, tolerance=0.03, angle=0.3)
         yield from hand.go_to(bar + back * 0.04, rotation, tolerance=0.010, angle=0.08, steps=60)
         yield from hand.go_to(bar, rotation, tolerance=0.005, steps=40, speed=0.5)
+        hand.phase = f"grasp {name}"
         yield from hand.close()
+        hand.phase = f"lift {name}"
         yield from hand.lift(UP * 0.07, rotation, tolerance=0.02)
         if scene.position(name)[2] - height > _LIFTED:
             return
+        hand.phase = f"retry {name}"
         yield from hand.open(4)
         yield from hand.lift(back * 0.06, rotation)
     raise ExpertFailure(f"the handle of {name} does not hold")

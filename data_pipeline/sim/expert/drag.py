@@ -37,9 +37,12 @@ def drag(hand: Hand, name: str, to: Region) -> Motion:
     for _ in range(_ATTEMPTS):
         bend, end = find_way(scene, name, to)
         yield from _hold_rim(hand, name, end - scene.position(name)[:2])
+        hand.phase = f"drag {name}"
         yield from _pull(hand, name, bend, _AT_BEND)
         yield from _pull(hand, name, end, _THERE)
+        hand.phase = f"release {name}"
         yield from hand.open(6)
+        hand.phase = f"retreat {name}"
         yield from hand.lift(0.10 * UP, None)
         if (np.abs(scene.position(name) - to.centre)[:2] < to.extent[:2]).all():
             return
@@ -89,9 +92,11 @@ def _hold_rim(hand: Hand, name: str, path: np.ndarray) -> Motion:
     grip = np.array([*(origin[:2] + ahead * (edge - _INSIDE_EDGE)), points[:, 2].min() + _GRIP_HEIGHT])
     above = grip + UP * hand.style.approach + np.array([*hand.style.sideways, 0.0])
     hand.gripper = GRIPPER_OPEN
+    hand.phase = f"reach {name}"
     yield from hand.go_to(above, rotation, tolerance=0.03, angle=0.2, steps=100)
     yield from hand.go_to(grip + UP * 0.03, rotation, tolerance=0.010, angle=0.1, steps=50)
     yield from hand.go_to(grip, rotation, tolerance=0.004, steps=30, speed=0.6)
+    hand.phase = f"grasp {name}"
     yield from hand.close()
 
 

@@ -43,14 +43,21 @@ class Attempt:
     success: bool
     steps: int
     reason: str  # empty on success
+    phases: tuple[str, ...] = ()  # per step, what it was for: `Hand.phase`
 
 
 class Expert:
-    """The expert of one episode, asked for one action at a time. The caller steps `env` in between."""
+    """The expert of one episode that has settled, asked for one action at a time. The caller steps `env` in between."""
 
     def __init__(self, env: LiberoEnv, rng: np.random.Generator) -> None:
         self._env = env
-        self._actions = expert_actions(env, rng)
+        self._hand = Hand(Scene(env), Style.sample(rng))
+        self._actions = _play(self._hand)
+
+    @property
+    def phase(self) -> str:
+        """What the last action is for: see `Hand.phase`."""
+        return self._hand.phase
 
     def advise(self) -> np.ndarray | str:
         """The next action, float32 [7], for the state as it is now; or why the expert gives up."""
@@ -71,14 +78,15 @@ def run_expert(
 
     `before_step` is called with each action (float32 [7]) before it is executed.
     """
-    expert = Expert(env, rng)
+    expert, phases = Expert(env, rng), list[str]()
     for steps in range(max_steps):
         advice = expert.advise()
         if isinstance(advice, str):
             return Attempt(success=False, steps=steps, reason=advice)
+        phases.append(expert.phase)
         before_step(advice)
         if env.step(advice):
-            return Attempt(success=True, steps=steps + 1, reason="")
+            return Attempt(success=True, steps=steps + 1, reason="", phases=tuple(phases))
     return Attempt(success=False, steps=max_steps, reason=f"after {max_steps} steps {_missing(env)}")
 
 
@@ -94,14 +102,18 @@ def expert_actions(env: LiberoEnv, rng: np.random.Generator) -> Iterator[np.ndar
     The caller steps the environment between two actions and stops at success. Raises ExpertFailure with the reason
     when the expert gives up; ends when it has played everything.
     """
-    for action in _play(Scene(env), Style.sample(rng)):
+    yield from _play(Hand(Scene(env), Style.sample(rng)))
+
+
+def _play(hand: Hand) -> Iterator[np.ndarray]:
+    for action in _motion(hand):
         yield np.clip(action, -1, 1).astype(np.float32)
 
 
-def _play(scene: Scene, style: Style) -> Motion:
+def _motion(hand: Hand) -> Motion:
+    scene = hand.scene
     if unknown := [goal for goal in scene.goals if goal[0] not in _ORDER]:  # libero_90 also turns a stove off
         raise ExpertFailure(f"no skill for {' '.join(unknown[0])}")
-    hand = Hand(scene, style)
     failed: dict[str, list[Grasp]] = {}
     for goal in sorted(scene.goals, key=lambda g: _ORDER[g[0]]):
         for _ in range(_ATTEMPTS_PER_GOAL):

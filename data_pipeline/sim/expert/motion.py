@@ -49,12 +49,14 @@ class Style:
 
 
 class Hand:
-    """Drives the hand of one scene. `gripper` is what every action says until it is changed."""
+    """Drives the hand of one scene. `gripper` is what every action says until it is changed; `phase` is what the next
+    actions are for, in words that nothing here reads: a verb, then the name of the thing."""
 
     def __init__(self, scene: Scene, style: Style) -> None:
         self.scene = scene
         self.style = style
         self.gripper = GRIPPER_OPEN
+        self.phase = ""
         self.rest_rotation = pointing_down(scene.hand_rotation[:, 0])
 
     @property

@@ -73,8 +73,12 @@ def _grasp_cost(hand: Hand, points: np.ndarray, obstacles: np.ndarray, origin: n
 
 def _set_down(hand: Hand, name: str, origin: np.ndarray) -> Motion:
     """Carry the held object close to the table until its origin is there, let go, retreat."""
+    hand.phase = f"carry {name}"
     over = origin + _CARRY * UP + hand.position - hand.scene.position(name)
     yield from hand.go_to(over, hand.rotation, tolerance=0.01, steps=40)
+    hand.phase = f"lower {name}"
     yield from hand.go_to(over - _CARRY * UP, hand.rotation, tolerance=0.008, steps=20, speed=0.6)
+    hand.phase = f"release {name}"
     yield from hand.open(5)
+    hand.phase = f"retreat {name}"
     yield from hand.lift(0.08 * UP, hand.rotation)

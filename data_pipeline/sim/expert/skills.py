@@ -41,12 +41,16 @@ def pick(hand: Hand, name: str, failed: list[Grasp], keep_clear: np.ndarray = _N
             yield from hand.lift(0.05 * UP, None)
             continue
         height = hand.scene.position(name)[2]
+        hand.phase = f"reach {name}"
         yield from _reach(hand, name, grasp)
+        hand.phase = f"grasp {name}"
         yield from hand.close()
+        hand.phase = f"lift {name}"
         yield from hand.lift(lift * UP, grasp.rotation, tolerance=0.02)
         if hand.scene.position(name)[2] - height > _LIFTED:
             return
         failed.append(grasp)
+        hand.phase = f"retry {name}"
         yield from hand.open(4)
         yield from hand.lift(0.05 * UP, None)
     raise ExpertFailure(f"grasps of {name} do not hold")
@@ -99,9 +103,12 @@ def place(hand: Hand, name: str, at: np.ndarray, support: float, release: float 
     over = np.array([*target[:2], hand.position[2]])
     yield from hand.go_to(over, rotation, tolerance=0.008, steps=40)
     target, _ = _placing_pose(hand, name, at, support + release)
+    hand.phase = f"lower {name}"
     yield from hand.go_to(target + 0.04 * UP, rotation, tolerance=0.015, steps=60)
     yield from hand.go_to(target, rotation, tolerance=0.008, steps=40, speed=0.6)
+    hand.phase = f"release {name}"
     yield from hand.open()
+    hand.phase = f"retreat {name}"
     yield from hand.lift(0.12 * UP, rotation)
     yield from hand.wait(8)
 
@@ -116,6 +123,7 @@ def _carry(hand: Hand, name: str, at: np.ndarray, bottom: float) -> Motion:
     top = min(max(float(np.max(needed, initial=start[2])), target[2] + 0.03), ceiling)
     before = min(float(np.max(needed - np.maximum(along - CORRIDOR, 0), initial=start[2])), top)
     yield from hand.rise_to(before, rotation)
+    hand.phase = f"carry {name}"
     way = (target - hand.position)[:2]
     length = float(np.linalg.norm(way))
     climb = min(length, max(top - hand.position[2], 0.0))

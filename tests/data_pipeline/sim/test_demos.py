@@ -258,6 +258,7 @@ def test_no_demonstration_starts_from_an_official_state_and_all_replay_exactly(m
     summary = json.loads((work / "demos.json").read_text())["tasks"]["turn_on_the_stove"]
     assert summary["min_distance_to_official_m"] >= demos.MIN_START_DISTANCE_M
     start = read_replay(work / outputs[0], 1)
+    assert list(dict.fromkeys(start.expert_phases))[:3] == [f"{v} flat_stove_1" for v in ("reach", "grasp", "turnon")]
     env = LiberoEnv(Subset.GOAL, 7, ENV)
     try:
         official = np.stack([env.init_state(i) for i in range(env.num_init_states)])

@@ -82,6 +82,9 @@ def test_a_hand_at_rest_still_does_no_noop():
     assert (actions[:8, 6] == GRIPPER_CLOSE).all()
 
 
+VERBS = {"reach", "grasp", "lift", "carry", "lower", "release", "retreat", "retry", "open", "close", "turnon", "drag"}
+
+
 @pytest.mark.sim
 @pytest.mark.parametrize(
     ("subset", "task", "init_states"),
@@ -107,9 +110,20 @@ def test_the_expert_solves_official_initial_states_without_a_noop(subset, task, 
             assert attempt.success, attempt.reason
             assert attempt.steps == len(actions)
             assert not noop_mask(np.array(actions)).any()
+            check_phases(attempt.phases, np.array(actions)[:, -1])
             assert np.abs(actions).max() <= 1
     finally:
         env.close()
+
+
+def check_phases(phases, gripper):
+    """One per step, none empty; where it begins to grasp the fingers close, and where it releases they open."""
+    assert len(phases) == len(gripper)
+    verbs = [phase.split(" ")[0] for phase in phases]
+    assert {"reach", "grasp"} <= set(verbs) <= VERBS
+    for step in range(1, len(verbs)):
+        if verbs[step] != verbs[step - 1] and verbs[step] in ("grasp", "release", "retry"):
+            assert (gripper[step - 1] < 0 < gripper[step]) == (verbs[step] == "grasp")
 
 
 @pytest.fixture(scope="module")
