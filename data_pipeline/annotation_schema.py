@@ -35,15 +35,46 @@ class Metadata(_Entry):
     points: str
 
 
+Step = Annotated[int, Field(ge=0)]
+Event = Annotated[
+    tuple[Step, Literal["grasp", "lift", "release", "joint starts", "holds", "no longer holds"], str],
+    Field(description="step, what happens, to which BDDL object, part or predicate"),
+]
+
+
+class Segment(_Entry):
+    """Steps start <= t < stop with one subtask."""
+
+    start: Step
+    stop: Step
+    kind: str
+    goal: Annotated[int, Field(ge=0, description="number in `goals`")]
+    subtask: str
+
+
+class Goal(_Entry):
+    """A predicate of the BDDL goal, or one that it implies: a drawer that has to be opened first."""
+
+    implied: Annotated[bool, Field(description="not part of the BDDL goal itself")] = False
+    predicate: Annotated[list[str], Field(description="its name, then what it is about")]
+    holds: Annotated[list[tuple[Step, Step]], Field(description="stretches start <= t < stop before action t")]
+
+
 class Features(_Entry):
-    """Lists with an entry per step."""
+    """Lists with an entry per step, but for events, segments and goals. What nobody measured has no key."""
 
     move_primitive: list[str]
-    bboxes: list[list[Box]]
-    gripper_future: Annotated[list[list[Point]], Field(description="0.2, 0.4, 0.6, 0.8 and 1 s ahead")]
+    bboxes: list[list[Box]] | None = None
+    gripper_future: list[list[Point]] | None = Field(default=None, description="0.2, 0.4, 0.6, 0.8 and 1 s ahead")
+    gripper_future_visible: list[list[bool]] | None = Field(default=None, description="of each of the five")
     gripper_position: list[Point] | None = Field(default=None, description="now; embodied-CoT's key")
-    gripper_visible: list[bool] | None = None
+    gripper_visible: list[bool] | None = Field(default=None, description="now: nothing is in front of it")
     state_3d: list[tuple[float, float, float]] | None = Field(default=None, description="grip site, m, world")
+    events: list[Event] | None = None
+    segments: list[Segment] | None = Field(
+        default=None, description="the episode's subtasks, in order: what remains at step t is those with stop > t"
+    )
+    goals: list[Goal] | None = Field(default=None, description="progress of the task: which predicates hold when")
 
 
 class Reasoning(_Entry):
@@ -61,7 +92,13 @@ class Episode(_Entry):
     """One demonstration."""
 
     metadata: Metadata
-    source: Annotated[dict[str, str], Field(description="field -> who wrote it: rules, sim, llm:<model>, embodied-CoT")]
+    source: Annotated[
+        dict[str, str],
+        Field(
+            description="field -> who wrote it: rules, sim, proprioception, instruction, llm:<model>, embodied-CoT; "
+            "or absent, and why"
+        ),
+    ]
     features: Features
     reasoning: Annotated[dict[str, Reasoning], Field(description="step -> words; a step without any has no entry")]
 

@@ -1,28 +1,35 @@
 """Stage `annotate`: the chain of thought of every step, by rules, from what the simulator knows.
 
 `annotate` is a pure function of a SceneTrack: the same episode gives the same bytes. Every statement is measured
-(offsets, contacts, predicates) or copied from the BDDL goal; nothing is guessed from pictures.
+(offsets, contacts, predicates) or copied from the BDDL goal; nothing is guessed from pictures. Of a recording without
+simulator states only what `proprioception` knows is said.
 """
 
 from __future__ import annotations
 
-import contextlib
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from configs.slices import AnnotateSlice
-from data_pipeline.contract import Annotation, BoundingBox, EpisodeId, StageContext, StepReasoning
+from data_pipeline.contract import Annotation, BoundingBox, Episode, EpisodeId, StageContext, StepReasoning
 from data_pipeline.ecot_words import Words, arrivals
 from data_pipeline.gripper_positions import future_track, to_grid
+from data_pipeline.measured import measured, measured_by_the_robot
 from data_pipeline.primitive_movements import movement_primitives
+from data_pipeline.proprioception import ABSENT, annotate_recording
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.scene import SceneTrack
 from data_pipeline.segments import segment
-from data_pipeline.sidecar import Measured, merge_annotations, save_annotations
+from data_pipeline.sidecar import merge_annotations, save_annotations
 from data_pipeline.sim.pool import run_jobs
+
+if TYPE_CHECKING:
+    from data_pipeline.sim.features import Replayer
 
 MIN_VISIBLE = 0.1  # of an object's silhouette, for it to be listed
 SOURCE = {
@@ -43,13 +50,20 @@ SOURCE = {
 def run_annotate(config: AnnotateSlice, context: StageContext) -> list[str]:
     """Stage `annotate`: regenerate -> annotations.json. Finished episodes of an interrupted attempt are kept.
 
-    Raises EnvironmentProblem where an episode has no simulator states.
+    Says in one line how many demonstrations have no simulator states, and what is absent there.
     """
     folder = context.inputs["regenerate"]
     parts = context.work / "parts"
     parts.mkdir(exist_ok=True)
-    with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
-        jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".json")) for e in source.list()]
+    source = Hdf5Source(folder, config.subset)
+    jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".json")) for e in source.list()]
+    unknown = sum(source.open(job.episode).states is None for job in jobs)
+    if unknown:
+        lacking = ", ".join(sorted(c.value for c in ABSENT))
+        print(
+            f"{unknown} of {len(jobs)} demonstrations of {config.subset.value} have no simulator states: annotated "
+            f"from proprioception alone; absent there, never invented: {lacking}"
+        )
     run_jobs(jobs, partial(_Worker, config, folder), config.workers, context, lambda job: str(job.episode))
     merge_annotations(context.work / "annotations.json", [job.part for job in jobs])
     return ["annotations.json"]
@@ -71,25 +85,35 @@ class _Worker:
     """Annotates episodes; keeps the environment of the last task."""
 
     def __init__(self, config: AnnotateSlice, folder: Path) -> None:
-        from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
-
+        self._config = config
         self._source = Hdf5Source(folder, config.subset)
-        self._replayer = Replayer(config.env)
-        self._horizon = config.annotator.move_horizon
+        self._replayer: Replayer | None = None
 
     def run(self, job: _Job) -> None:
-        track = self._replayer.track(self._source.open(job.episode))
-        _save(job.part, track, annotate(track, self._horizon))
+        episode, horizon = self._source.open(job.episode), self._config.annotator.move_horizon
+        if episode.states is None:
+            annotation, further = annotate_recording(episode, horizon), measured_by_the_robot(episode)
+        else:
+            track = self._track(episode)
+            annotation, further = annotate(track, horizon), _measured(track)
+        files, known = {episode.id: self._source.path(episode.id.task_id).name}, {episode.id: further}
+        save_annotations(job.part, {episode.id: annotation}, files=files, measured=known)
 
     def close(self) -> None:
-        self._replayer.close()
-        self._source.close()
+        if self._replayer is not None:
+            self._replayer.close()
+
+    def _track(self, episode: Episode) -> SceneTrack:
+        if self._replayer is None:
+            from data_pipeline.sim.features import Replayer  # the simulator only where it is needed
+
+            self._replayer = Replayer(self._config.env)
+        return self._replayer.track(episode)
 
 
-def _save(path: Path, track: SceneTrack, annotation: Annotation) -> None:
-    episode = annotation.episode
-    known = Measured(track.grip_position, to_grid(track.grip_point), track.grip_visible)
-    save_annotations(path, {episode: annotation}, files={episode: track.file}, measured={episode: known})
+def _measured(track: SceneTrack) -> dict[str, Any]:
+    segments, words = segment(track), Words.of(track)
+    return measured(track, segments, [words.subtask(part) for part in segments])
 
 
 # ------------------------------------------------------------------ one episode
@@ -102,12 +126,13 @@ def annotate(track: SceneTrack, move_horizon: int) -> Annotation:
     )
     segments = segment(track)
     words = Words.of(track)
+    names = names_in_picture(words.labels, track.instruction)
     task, plan = words.task(segments), words.plan(segments)
     steps = [
         StepReasoning(
             task=task,
             plan=plan,
-            visible_objects=visible_objects(track, words.labels, t),
+            visible_objects=visible_objects(track, names, t),
             subtask_reasoning=words.subtask_reasoning(part),
             subtask=words.subtask(part),
             move_reasoning=words.move_reasoning(track, part, t, moves[t], end),
@@ -118,6 +143,16 @@ def annotate(track: SceneTrack, move_horizon: int) -> Annotation:
         for t in range(part.start, part.stop)
     ]
     return Annotation(track.episode, tuple(steps), SOURCE)
+
+
+def names_in_picture(labels: tuple[str, ...], instruction: str) -> tuple[str, ...]:
+    """The labels; of the thing that an instruction tells apart from others of its kind, with the words that do so."""
+
+    def told_apart(name: str) -> str:
+        found = re.match(rf"pick up the ({re.escape(name)} (?!and ).+) and place it ", instruction)
+        return found[1] if found else name
+
+    return tuple(map(told_apart, labels))
 
 
 def visible_objects(track: SceneTrack, labels: tuple[str, ...], step: int) -> tuple[BoundingBox, ...]:

@@ -44,5 +44,13 @@ def to_grid(points: np.ndarray) -> np.ndarray:
 
 def future_track(points: np.ndarray, step: int) -> tuple[tuple[int, int], ...]:
     """Grid positions FUTURE_STEPS after `step`, the last of the episode repeated past its end. points: float [T, 2]."""
-    ahead = np.minimum(step + np.array(FUTURE_STEPS), len(points) - 1)
-    return tuple((int(x), int(y)) for x, y in to_grid(points[ahead]))
+    return tuple((int(x), int(y)) for x, y in to_grid(points[_ahead(step, len(points))]))
+
+
+def future_visibility(visible: np.ndarray) -> np.ndarray:
+    """Whether the gripper is seen where `future_track` has it: bool [T, 5]. visible: bool [T]."""
+    return np.array([visible[_ahead(step, len(visible))] for step in range(len(visible))])
+
+
+def _ahead(step: int, steps: int) -> np.ndarray:
+    return np.minimum(step + np.array(FUTURE_STEPS), steps - 1)

@@ -3,7 +3,7 @@ only computes. numpy only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Goal:
     predicate: str
     subject: str  # an object, a fixture, or a fixture's region
     target: str = ""  # an object or a region; only of on and in
+    implied: bool = field(default=False, compare=False)  # not part of the BDDL goal itself
 
     @property
     def places(self) -> bool:

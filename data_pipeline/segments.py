@@ -10,6 +10,7 @@ import numpy as np
 from data_pipeline.scene import SceneTrack
 
 GRASP_STEPS = 2  # both pads in contact this long is a grasp
+OPENING_STEPS = 4  # the fingers need a moment to open; a wide thing they touch longer, and it is let go all the same
 LIFT_M = 0.01
 MOVING_M = 0.001  # per step
 DRIFT_SHARE = 0.3  # of its speed, that a carried thing may move against the hand
@@ -72,8 +73,9 @@ def grasps(track: SceneTrack, subject: int) -> list[tuple[int, int]]:
         steps = np.flatnonzero(holding[start:stop])
         if len(steps):
             last = start + int(steps[-1]) + 1
-            while last == stop < track.num_steps and touched[stop]:  # the fingers need a moment to open
-                last = stop = stop + 1
+            latest = min(stop + OPENING_STEPS, track.num_steps)
+            while stop <= last < latest and touched[last]:
+                last += 1
             runs.append((start + int(steps[0]), last))
     return runs
 
@@ -108,7 +110,8 @@ def _first_kind(track: SceneTrack, goal: int) -> str:
 def _activities(track: SceneTrack, goal: int) -> list[_Activity]:
     """What the episode does about a goal: every grasp that lifts its thing, one push, or one turn of its joint."""
     if not track.goals[goal].places:
-        return _joint_activity(track, goal)
+        start = joint_start(track, goal)
+        return [] if start is None else [_Activity(goal, start, _achieved(track, goal))]
     subject = track.index(track.goals[goal].subject)
     path = track.position[:, subject]
     runs = grasps(track, subject)
@@ -122,13 +125,20 @@ def _activities(track: SceneTrack, goal: int) -> list[_Activity]:
     return [_Activity(goal, int(np.argmax(moved)), _achieved(track, goal))] if moved.any() else []
 
 
-def _joint_activity(track: SceneTrack, goal: int) -> list[_Activity]:
-    if track.holds[0, goal]:
-        return []
+def joint_start(track: SceneTrack, goal: int) -> int | None:
+    """First step at which the joint that a goal is about has moved; None if it never does, or need not."""
+    if track.goals[goal].places or track.holds[0, goal]:
+        return None
     joint = track.joint[:, goal]
     stop = _achieved(track, goal)
     started = np.abs(joint - joint[0]) > JOINT_SHARE * max(abs(joint[min(stop, len(joint) - 1)] - joint[0]), 1e-3)
-    return [_Activity(goal, min(int(np.argmax(started)), stop), stop)] if started.any() else []
+    return min(int(np.argmax(started)), stop) if started.any() else None
+
+
+def lifted_at(path: np.ndarray) -> int:
+    """Offset at which a grasped thing has moved by LIFT_M; n if it never does. path: float [n, 3]."""
+    lifted = np.linalg.norm(path - path[0], axis=-1) > LIFT_M
+    return int(np.argmax(lifted)) if lifted.any() else len(path)
 
 
 def _achieved(track: SceneTrack, goal: int) -> int:
@@ -168,11 +178,10 @@ def _closing(track: SceneTrack, start: int, begin: int) -> int:
 def _carrying(path: np.ndarray) -> tuple[int, int, int]:
     """Offsets of lifting, moving and placing in the path of a grasped thing: float [n, 3], ordered, at most n."""
     count = len(path)
-    lifted = np.linalg.norm(path - path[0], axis=-1) > LIFT_M
-    lift = int(np.argmax(lifted)) if lifted.any() else count
+    lift = lifted_at(path)
     sideways = np.linalg.norm(path[:, :2] - path[0, :2], axis=-1) > CARRIED_M
     high = path[:, 2] - path[0, 2] > 0.9 * np.ptp(path[:, 2])
-    carried = sideways | (high & lifted)
+    carried = sideways | (high & (np.arange(count) >= lift))
     move = max(lift, int(np.argmax(carried))) if carried.any() else count
     far = np.flatnonzero(np.linalg.norm(path[:, :2] - path[-1, :2], axis=-1) > NEAR_M)
     place = max(move, int(far[-1]) + 1 if len(far) else 0)

@@ -2,7 +2,7 @@
 
 `annotations.json` is a superset of embodied-CoT's layout, ``{file: {episode: {metadata, features, reasoning}}}``, with
 who wrote each field in ``source``. docs/annotations.schema.json describes it. Saving then loading gives equal values
-(`Measured` apart, which is rounded and not read back), and the same values always give the same bytes.
+(what `measured` adds is not read back), and the same values always give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from configs.choices import Component
 from data_pipeline.contract import (
@@ -32,32 +29,23 @@ ANNOTATIONS_FORMAT = "nora-ecot annotations 2"
 # ------------------------------------------------------------------ annotations
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the simulator knows of an episode beside its reasoning, for people and readers of embodied-CoT's layout."""
-
-    state_3d: np.ndarray  # float [T, 3], grip site, metres, world frame
-    gripper_position: np.ndarray  # int [T, 2], now, on the POINT_GRID of the ROT180 frame
-    gripper_visible: np.ndarray  # bool [T]: nothing in front of it
-
-
 def save_annotations(
     path: Path,
     annotations: Mapping[EpisodeId, Annotation],
     *,
     files: Mapping[EpisodeId, str] | None = None,
-    measured: Mapping[EpisodeId, Measured] | None = None,
+    measured: Mapping[EpisodeId, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write annotations atomically, in the order of their ids.
 
     files: the HDF5 name that an episode stands in (default: its id without the demo, ``object/03``).
-    measured: of the episodes that a simulator knows; the fields of others are absent.
+    measured: further features, plain JSON values (see `data_pipeline.measured`).
     """
     tree: dict[str, dict[str, Any]] = {}
     for episode in sorted(annotations):
         file = (files or {}).get(episode, f"{episode.subset.value}/{episode.task_id:02d}")
-        known = (measured or {}).get(episode)
-        tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], known)
+        further = (measured or {}).get(episode, {})
+        tree.setdefault(file, {})[str(episode.demo)] = _episode_json(annotations[episode], further)
     write_tree(path, tree)
 
 
@@ -80,28 +68,25 @@ def load_annotations(path: Path) -> dict[EpisodeId, Annotation]:
     return {entry.episode: entry for entry in sorted(entries, key=lambda a: a.episode)}
 
 
-def _episode_json(annotation: Annotation, known: Measured | None) -> dict[str, Any]:
+def _episode_json(annotation: Annotation, further: Mapping[str, Any]) -> dict[str, Any]:
     steps = annotation.steps
-    features: dict[str, Any] = {
-        "move_primitive": [s.move if s else "" for s in steps],
-        "bboxes": [[_box_json(b) for b in s.visible_objects] if s else [] for s in steps],
-        "gripper_future": [[list(point) for point in s.gripper] if s else [] for s in steps],
-    }
-    if known is not None:
-        features["state_3d"] = [[round(float(v), 4) for v in row] for row in known.state_3d]
-        features["gripper_position"] = known.gripper_position.tolist()
-        features["gripper_visible"] = known.gripper_visible.tolist()
+    absent = next((s.absent for s in steps if s), frozenset[Component]())
+    features: dict[str, Any] = {"move_primitive": [s.move if s else "" for s in steps]}
+    if Component.VISIBLE_OBJECTS not in absent:
+        features["bboxes"] = [[_box_json(b) for b in s.visible_objects] if s else [] for s in steps]
+    if Component.GRIPPER_POSITION not in absent:
+        features["gripper_future"] = [[list(point) for point in s.gripper] if s else [] for s in steps]
     return {
         "metadata": {
             "format": ANNOTATIONS_FORMAT,
             "episode_id": str(annotation.episode),
             "n_steps": len(steps),
             "reasoned_steps": sum(s is not None for s in steps),
-            "absent": sorted(next((s.absent for s in steps if s), ())),
+            "absent": sorted(absent),
             "points": "x, y on a 256 x 256 grid of the rot180 frame",
         },
         "source": dict(sorted(annotation.source.items())),
-        "features": features,
+        "features": {**features, **further},
         "reasoning": {str(t): _reasoning_json(s) for t, s in enumerate(steps) if s},
     }
 
@@ -138,15 +123,20 @@ def _step(words: Mapping[str, str], features: Mapping[str, Any], t: int, absent:
         task=words["task"],
         plan=words["plan"],
         visible_objects=tuple(
-            BoundingBox(name, *map(int, box), visible=float(share)) for share, name, box in features["bboxes"][t]
+            BoundingBox(name, *map(int, box), visible=float(share)) for share, name, box in _row(features, "bboxes", t)
         ),
         subtask_reasoning=words["subtask_reason"],
         subtask=words["subtask"],
         move_reasoning=words["move_reason"],
         move=words["move"],
-        gripper=tuple((int(x), int(y)) for x, y in features["gripper_future"][t]),
+        gripper=tuple((int(x), int(y)) for x, y in _row(features, "gripper_future", t)),
         absent=absent,
     )
+
+
+def _row(features: Mapping[str, Any], name: str, t: int) -> Sequence[Any]:
+    """Of one step; nothing where the feature is absent."""
+    return features[name][t] if name in features else ()
 
 
 # ------------------------------------------------------------------ files

@@ -1,6 +1,7 @@
 """Exact features of recorded episodes, from the simulator: boxes, gripper pixels, contacts, predicates, geometry.
 
-Each recorded state is put back, with the fixtures where they stood, and drawn once (depth and geom ids in one pass).
+Each recorded state is put back, with the fixtures where they stood, and drawn once (depth and geom ids in one pass); a
+thing that has moved is drawn once more, alone, as its visible share needs it.
 Nothing is stepped, so the result depends on the recording alone. Pictures leave in the ROT180 frame, geometry for
 optical flow in the UPRIGHT frame.
 """
@@ -8,14 +9,10 @@ optical flow in the UPRIGHT frame.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import cv2
 import numpy as np
-from scipy.spatial import ConvexHull
 
 from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, POINT_GRID, EnvironmentProblem, Episode
@@ -25,11 +22,9 @@ from data_pipeline.libero_utils import SUITE_OF, demo_file
 from data_pipeline.scene import Goal, Moment, SceneTrack
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.goals import moving_part, task_goals, task_names_of
-from data_pipeline.sim.rendering import Camera
+from data_pipeline.sim.rendering import HIDDEN_GROUP, Camera
 
-_MESH = 7  # mujoco.mjtGeom.mjGEOM_MESH
-_VISUAL_GROUP = 1
-_BOX_CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
+_SAME_POSE_DIGITS = 3  # of metres and of rotation matrices: less than a pixel's worth
 
 
 class Replayer:
@@ -126,40 +121,30 @@ def tight_box(mask: np.ndarray) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float)
 
 
-@dataclass
-class _Silhouette:
-    """Pixels that an object would cover alone: the union of its visual geoms' convex outlines."""
+class _Alone:
+    """How many pixels a thing covers where nothing is in front of it: drawn with all else hidden."""
 
-    geoms: np.ndarray  # int [n]
-    hulls: list[np.ndarray]  # float [m, 3] each, geom frame
-    known: dict[bytes, int] = field(default_factory=dict)  # pose, rounded -> pixels; most things hardly move
+    def __init__(self, env: LiberoEnv, geoms: np.ndarray) -> None:
+        self._env, self._geoms = env, geoms
+        self._known: dict[bytes, int] = {}  # pose, rounded -> pixels; most things hardly move
 
-    def pixels(self, env: LiberoEnv, camera: Camera) -> int:
-        positions, rotations = env.data.geom_xpos[self.geoms], env.data.geom_xmat[self.geoms].reshape(-1, 3, 3)
-        key = np.round(np.concatenate([positions.ravel(), rotations.ravel()]), 3).tobytes()
-        if key not in self.known:
-            canvas = np.zeros(camera.size, np.uint8)
-            for hull, position, rotation in zip(self.hulls, positions, rotations, strict=True):
-                outline = _project(hull @ rotation.T + position, camera)[0]
-                cv2.fillConvexPoly(canvas, cv2.convexHull(np.round(outline - 0.5).astype(np.int32)), 1)
-            self.known[key] = int(canvas.sum())
-        return self.known[key]
+    def pixels(self) -> int:
+        """In the present state."""
+        data = self._env.data
+        poses = np.concatenate([data.geom_xpos[self._geoms], data.geom_xmat[self._geoms]], axis=1)
+        key = np.round(poses, _SAME_POSE_DIGITS).tobytes()
+        if key not in self._known:
+            self._known[key] = int((self._drawn() >= 0).sum())
+        return self._known[key]
 
-
-def _silhouette(env: LiberoEnv, geoms: np.ndarray) -> _Silhouette:
-    drawn = geoms[env.model.geom_group[geoms] == _VISUAL_GROUP]
-    return _Silhouette(drawn, [_hull(env.model, int(geom)) for geom in drawn])
-
-
-def _hull(model: Any, geom: int) -> np.ndarray:
-    """Corners of a geom's convex hull in its own frame: float [m, 3]."""
-    if model.geom_type[geom] == _MESH:
-        mesh = model.geom_dataid[geom]
-        first = model.mesh_vertadr[mesh]
-        vertices = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
-        return vertices[ConvexHull(vertices, qhull_options="QJ").vertices].astype(float)
-    centre, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
-    return centre + _BOX_CORNERS * half
+    def _drawn(self) -> np.ndarray:
+        groups = self._env.model.geom_group
+        kept = groups.copy()
+        groups[:] = HIDDEN_GROUP
+        groups[self._geoms] = kept[self._geoms]
+        _, ids = self._env.render_depth(AGENTVIEW)
+        groups[:] = kept
+        return ids
 
 
 def _project(points: np.ndarray, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
@@ -181,7 +166,7 @@ class _Scene:
         self.owner = np.full(env.model.ngeom + 1, -1)  # the last entry serves geom id -1
         for index, ids in enumerate(geoms):
             self.owner[ids] = index
-        self.silhouettes = [_silhouette(env, ids) for ids in geoms]
+        self.alone = [_Alone(env, ids) for ids in geoms]
         self.grip_site = env.raw.robots[0].eef_site_id
         self.fingers = env.raw.robots[0]._ref_gripper_joint_pos_indexes
 
@@ -232,7 +217,7 @@ class _Scene:
         owner = _turn(self.owner[geom], ImageFrame.ROT180)
         masks = owner == np.arange(len(self.names))[:, None, None]
         pixels = masks.sum((1, 2))
-        alone = np.array([s.pixels(self.env, camera) for s in self.silhouettes])
+        alone = np.array([thing.pixels() for thing in self.alone])
         grip_upright, grip_depth = _project(self.env.data.site_xpos[self.grip_site], camera)
         return {
             "box": np.stack([tight_box(mask) for mask in masks]) * to_grid,

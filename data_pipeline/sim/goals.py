@@ -30,7 +30,7 @@ def task_goals(env: LiberoEnv) -> tuple[Goal, ...]:
     stated = tuple(Goal(predicate.lower(), *names) for predicate, *names in env.goal)
     about_joints = {goal.subject for goal in stated if not goal.places}
     hinged = {g.target for g in stated if g.places and g.target not in about_joints and _joints(env, g.target)}
-    return stated + tuple(Goal("open", name) for name in sorted(hinged))
+    return stated + tuple(Goal("open", name, implied=True) for name in sorted(hinged))
 
 
 def task_names_of(env: LiberoEnv, goals: tuple[Goal, ...]) -> tuple[str, ...]:

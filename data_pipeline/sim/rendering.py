@@ -19,7 +19,7 @@ from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.sim.boot import GL_REMEDY
 
 _MAX_GEOMS = 1000  # robosuite's
-_COLLISION_GROUP, _VISUAL_GROUP, _HIDDEN_GROUP = 0, 1, 3
+_COLLISION_GROUP, _VISUAL_GROUP, HIDDEN_GROUP = 0, 1, 3
 _ROBOT_PREFIXES = ("robot0", "gripper0", "mount0")
 _LIGHT_ROBOT_RGBA = (0.85, 0.85, 0.87, 1.0)
 
@@ -146,7 +146,7 @@ def apply_look(model: mujoco.MjModel, look: Look) -> None:
         if not model.body(model.geom_bodyid[geom]).name.startswith(_ROBOT_PREFIXES):
             continue
         if model.geom_group[geom] == _VISUAL_GROUP:
-            model.geom_group[geom] = _HIDDEN_GROUP
+            model.geom_group[geom] = HIDDEN_GROUP
         elif model.geom_group[geom] == _COLLISION_GROUP:
             model.geom_group[geom] = _VISUAL_GROUP
             model.geom_rgba[geom] = _LIGHT_ROBOT_RGBA

@@ -125,6 +125,7 @@ def test_what_was_imported_is_a_file_of_ours(tree: dict[str, Any], tmp_path: Pat
     entry = written[Path(FILE).name]["7"]
     assert entry["source"] == dict.fromkeys(sorted(c.value for c in Component if c not in found.absent), "embodied-CoT")
     assert "gripper_visible" not in entry["features"], "nobody measured it"
+    assert ("bboxes" in entry["features"]) == (Component.VISIBLE_OBJECTS not in found.absent)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from configs.choices import Subset
 from data_pipeline.contract import Annotation, BoundingBox, EnvironmentProblem, EpisodeId, StepReasoning
 from data_pipeline.flow_tokens import load_flow_tokens
-from data_pipeline.sidecar import Measured, load_annotations, save_annotations
+from data_pipeline.sidecar import load_annotations, save_annotations
 
 EPISODE = EpisodeId(Subset.OBJECT, 3, 17)
 coordinate = st.integers(0, 255)
@@ -53,14 +52,13 @@ def test_layout_is_a_superset_of_embodied_cots(tmp_path: Path) -> None:
         path,
         {EPISODE: annotation},
         files={EPISODE: "x.hdf5"},
-        measured={EPISODE: Measured(np.array([[0.1, 0.2, 0.3]]), np.array([[7, 6]]), np.array([False]))},
+        measured={EPISODE: {"gripper_position": [[7, 6]], "events": []}},
     )
     entry = json.loads(path.read_text())["x.hdf5"]["17"]
-    assert entry["features"]["state_3d"] == [[0.1, 0.2, 0.3]]
     assert entry["features"]["move_primitive"] == ["move up"]
     assert entry["features"]["gripper_position"] == [[7, 6]], "where it is now, as embodied-CoT has it"
     assert entry["features"]["gripper_future"] == [[[9, 8]] * 5]
-    assert entry["features"]["gripper_visible"] == [False]
+    assert entry["features"]["events"] == []
     assert entry["features"]["bboxes"] == [[[0.25, "milk", [1, 2, 3, 4]]]], "their reader unpacks (share, name, box)"
     assert entry["reasoning"]["0"]["move_reason"] == "mr"
     assert entry["source"] == {"move": "rules"}
