@@ -166,7 +166,9 @@ def _inspect_flags(parser: Parser) -> None:
     parser.flag("all-subsets", action="store_true")
     parser.flag("data", help="a folder of demonstrations (*.hdf5), instead of the study's own")
     parser.flag("annotations", action="store_true", help="show the chains of thought: tokens per tag, a page, films")
-    parser.flag("demos", type=int, help="demonstrations of each task that --annotations films; default 1")
+    parser.flag("flow", action="store_true", help="show the optical flow and its tokens: errors, a page, films")
+    parser.flag("flow_tokens", help="with --flow, a file of scripts/preprocess_flow.py instead of the stage's own")
+    parser.flag("demos", type=int, help="demonstrations of each task that --annotations or --flow films; default 1")
     parser.flag("output", help="where the pages go; default: <output_dir>/inspect")
     _places_flags(parser)
 

@@ -12,7 +12,7 @@ from configs.choices import STUDY, Subset
 from configs.schema import ConfigError, ExperimentConfig, check
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
-from experiment import compose, inspecting_reasoning
+from experiment import compose, inspecting_flow, inspecting_reasoning
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
 from experiment.resolve import EXPERT, made_by_expert
@@ -33,9 +33,16 @@ if TYPE_CHECKING:
 def inspect(values: Namespace) -> int:
     """Write inspect_<subset>.html and .png. The study's data stages are brought up to date first, statistics last."""
     check(not (values.subset and values.all_subsets), "give --subset NAME or --all-subsets, not both")
-    check(values.annotations or values.demos is None, "--demos says how many --annotations films; add that")
+    check(not (values.annotations and values.flow), "give --annotations or --flow, not both")
+    check(
+        values.annotations or values.flow or values.demos is None,
+        "--demos says how many --annotations or --flow films; add one of them",
+    )
+    check(values.flow or not values.flow_tokens, "--flow_tokens is shown by --flow; add that")
     if values.annotations:
         return inspecting_reasoning.inspect_annotations(values)
+    if values.flow:
+        return inspecting_flow.inspect_flow(values)
     check(not (values.data and values.all_subsets), "--data is a folder of one subset; leave --all-subsets out")
     check(
         not (values.data and values.dry_run),
