@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,33 +11,11 @@ from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
-from flow_pipeline.dis_flow import dis_chain
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
 from flow_pipeline.raft_processor import run_flow
 from tests.helpers.synthetic import write_synthetic_subset
 
 EPISODE = EpisodeId(Subset.GOAL, 7, 2)
-
-
-def sliding_texture(steps: int, size: int, shift: tuple[int, int]) -> np.ndarray:
-    """uint8 [steps, size, size, 3]: smooth noise that moves by `shift` pixels (x, y) per step."""
-    noise = np.random.default_rng(0).integers(0, 256, (2 * size, 2 * size, 3)).astype(np.uint8)
-    texture = cv2.GaussianBlur(noise, (0, 0), 2.5)
-    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
-    margin = size // 2
-    starts = [(margin - t * shift[1], margin - t * shift[0]) for t in range(steps)]
-    return np.stack([texture[r : r + size, c : c + size] for r, c in starts])
-
-
-def test_chained_dis_follows_a_slide_over_eight_steps() -> None:
-    fields = list(dis_chain(sliding_texture(10, 128, (2, -1)), 8))
-    assert len(fields) == 10
-    centre = fields[0].flow_px[40:88, 40:88]
-    np.testing.assert_allclose(centre.reshape(-1, 2).mean(0), [16, -8], atol=0.5)
-    np.testing.assert_allclose(fields[8].flow_px[40:88, 40:88].reshape(-1, 2).mean(0), [2, -1], atol=0.2)
-    assert not fields[9].flow_px.any()
-    assert not fields[0].valid[:7].any()
-    assert not fields[0].valid[:, -15:].any()
 
 
 def test_k_effective_shrinks_at_the_end() -> None:
