@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
-import mujoco
 import numpy as np
 import pytest
 
@@ -72,44 +71,6 @@ def replayer(env: LiberoEnv) -> Replayer:
     made = Replayer(CONFIG)
     made._env = env  # the module's own, to build it once
     return made
-
-
-def rot180(image: np.ndarray) -> np.ndarray:
-    return convert_image(image[..., None], ImageFrame.GL, ImageFrame.ROT180)[..., 0]
-
-
-def test_a_marker_at_the_grip_site_is_where_the_track_says(
-    env: LiberoEnv, recorded: Episode, replayer: Replayer
-) -> None:
-    track = replayer.track(recorded)
-    pads = [g for g in range(env.model.ngeom) if "finger1" in env.model.geom(g).name]
-    kept = {name: getattr(env.model, name).copy() for name in ("geom_type", "geom_size", "geom_group")}
-    env.model.geom_type[pads[0]] = mujoco.mjtGeom.mjGEOM_SPHERE
-    env.model.geom_size[pads[0]] = 0.01
-    env.model.geom_group[:] = 3  # hide all else
-    env.model.geom_group[pads[0]] = 1
-    for step in (0, STEPS - 1):
-        env.set_state(recorded.states[step])
-        env.data.geom_xpos[pads[0]] = env.grip_site_position()
-        marker = rot180(env.render_depth(AGENTVIEW)[1] == pads[0])
-        centre = (np.argwhere(marker) + 0.5).mean(0)[::-1]
-        np.testing.assert_allclose(track.grip_point[step], centre, atol=1.0)
-    for name, values in kept.items():
-        getattr(env.model, name)[:] = values
-    assert np.linalg.norm(track.grip_point[-1] - track.grip_point[0]) > 10
-    assert track.grip_visible[0]
-
-
-def test_boxes_are_the_tight_boxes_of_the_segmentation(env: LiberoEnv, recorded: Episode, replayer: Replayer) -> None:
-    track = replayer.track(recorded)
-    assert track.names == (SOUP, BASKET)
-    env.set_state(recorded.states[3])
-    ids = rot180(env.render_depth(AGENTVIEW)[1])
-    for index, name in enumerate(track.names):
-        rows, columns = np.nonzero(np.isin(ids, env.geoms_of(name)))
-        expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        np.testing.assert_array_equal(track.box[3, index], expected)
-        assert 0.8 < track.visible[3, index] <= 1
 
 
 def test_what_leaves_the_picture_or_hides_has_no_box(env: LiberoEnv, recorded: Episode, replayer: Replayer) -> None:
