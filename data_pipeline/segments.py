@@ -15,10 +15,15 @@ LIFT_M = 0.01
 MOVING_M = 0.001  # per step
 DRIFT_SHARE = 0.3  # of its speed, that a carried thing may move against the hand
 CARRIED_M = 0.03  # sideways, from where it was lifted
-NEAR_M = 0.04  # sideways, from where it is let go
+OVER_M = 0.025  # sideways, from where it is let go
+FIST_M = 0.04  # that a closed hand may move before the joint starts and still be said to have grasped
 PUSHED_M = 0.01
-JOINT_SHARE = 0.05  # of a joint's whole travel: it has started
-RETRACT_STEPS = 8  # between two grasps, before the hand turns to the next
+JOINT_SHARE = 0.05  # of a joint's whole travel: it has surely started
+STILL_JOINT, MOVED_JOINT = 5e-4, 1e-3  # per step and in all, rad or m
+RETRACT_STEPS = 8  # between two grasps, at least, before the hand turns to the next
+LEFT_M = 0.02  # off the last thing
+REST_M, REST_STEPS = 0.002, 4  # per step; how long
+MAX_COSINE = 0.7  # of two directions that are not the same
 ASIDE_M = 0.1  # sideways from its target; what is let go farther off was not meant to stay there
 
 
@@ -52,12 +57,37 @@ def segment(track: SceneTrack) -> tuple[Segment, ...]:
     start = 0
     for index, activity in enumerate(activities):
         following = activities[index + 1] if index + 1 < len(activities) else None
-        stop = track.num_steps
-        if following is not None:
-            stop = max(activity.stop, min(activity.stop + RETRACT_STEPS, following.start))
+        stop = track.num_steps if following is None else _turn(track, activity, following)
         segments += _window(track, activity, start, stop)
         start = stop
     return tuple(s for s in segments if s.stop > s.start)
+
+
+def _turn(track: SceneTrack, activity: _Activity, following: _Activity) -> int:
+    """Step at which the hand turns to the next thing, RETRACT_STEPS on at the earliest.
+
+    Off the last thing it then goes another way than before, or has rested; or else it is farthest from the next thing.
+    """
+    goal, earliest = track.goals[following.goal], min(activity.stop + RETRACT_STEPS, following.start)
+    if earliest <= activity.stop:
+        return activity.stop
+    path = track.grip_position[activity.stop : following.start + 1]
+    steps, off = np.diff(path, axis=0), np.linalg.norm(path - path[0], axis=-1)
+    speed, left = np.linalg.norm(steps, axis=-1), int(np.argmax(off > LEFT_M))
+    if off[left] > LEFT_M:
+        elsewhere = steps @ (path[left] - path[0]) / off[left] < MAX_COSINE * speed
+        turned = [start for start, _ in _runs((speed >= REST_M) & elsewhere, left, 2)]
+        rested = [stop for _, stop in _runs(speed < REST_M, left, REST_STEPS)]
+        if found := sorted(s for s in turned + rested if s < len(speed)):
+            return max(activity.stop + found[0], earliest)
+    thing = track.position[:, track.index(goal.subject)] if goal.places else track.target[:, following.goal]
+    away = np.linalg.norm(thing - track.grip_position, axis=-1)[activity.stop : following.start]
+    return max(activity.stop + int(np.argmax(away)), earliest)
+
+
+def _runs(flags: np.ndarray, first: int, least: int) -> list[tuple[int, int]]:
+    """Stretches of at least `least` steps, of those from `first` on."""
+    return [(first + a, first + b) for a, b in stretches(flags[first:]) if b - a >= least]
 
 
 def grasps(track: SceneTrack, subject: int) -> list[tuple[int, int]]:
@@ -111,7 +141,7 @@ def _activities(track: SceneTrack, goal: int) -> list[_Activity]:
     """What the episode does about a goal: every grasp that lifts its thing, one push, or one turn of its joint."""
     if not track.goals[goal].places:
         start = joint_start(track, goal)
-        return [] if start is None else [_Activity(goal, start, _achieved(track, goal))]
+        return [] if start is None else [_Activity(goal, start, _let_go(track, goal))]
     subject = track.index(track.goals[goal].subject)
     path = track.position[:, subject]
     runs = grasps(track, subject)
@@ -126,13 +156,34 @@ def _activities(track: SceneTrack, goal: int) -> list[_Activity]:
 
 
 def joint_start(track: SceneTrack, goal: int) -> int | None:
-    """First step at which the joint that a goal is about has moved; None if it never does, or need not."""
+    """Step at which the joint that a goal is about sets out for good; None if it never does, or need not.
+
+    What it is shaken before, by a hand that puts something into the drawer, does not count.
+    """
     if track.goals[goal].places or track.holds[0, goal]:
         return None
-    joint = track.joint[:, goal]
-    stop = _achieved(track, goal)
-    started = np.abs(joint - joint[0]) > JOINT_SHARE * max(abs(joint[min(stop, len(joint) - 1)] - joint[0]), 1e-3)
-    return min(int(np.argmax(started)), stop) if started.any() else None
+    joint, moving = track.joint[:, goal], _turning(track, goal)
+    last = min(_achieved(track, goal), track.num_steps - 1)
+    way = joint[last] - joint[0]
+    if abs(way) < MOVED_JOINT:
+        return None
+    start = int(np.flatnonzero((joint[:last] - joint[0]) / way <= JOINT_SHARE)[-1])
+    while start > 0 and moving[start - 1]:
+        start -= 1
+    return start
+
+
+def _turning(track: SceneTrack, goal: int) -> np.ndarray:
+    """Steps during which the joint of a goal moves: bool [T]."""
+    return np.abs(np.diff(track.joint[:, goal], append=np.nan)) > STILL_JOINT
+
+
+def _let_go(track: SceneTrack, goal: int) -> int:
+    """When the hand is done with a joint: the goal is reached, and it turns it no further; T if that is the end."""
+    stop, moving = _achieved(track, goal), _turning(track, goal)
+    while stop < track.num_steps and moving[stop] and track.gripper_command[stop] > 0:
+        stop += 1
+    return stop
 
 
 def lifted_at(path: np.ndarray) -> int:
@@ -153,7 +204,7 @@ def _window(track: SceneTrack, activity: _Activity, start: int, stop: int) -> li
     begin = max(activity.start, start)
     closing = _closing(track, start, begin)
     if not goal.places:
-        if np.linalg.norm(np.diff(track.grip_position[[closing, min(begin, track.num_steps - 1)]], axis=0)) > NEAR_M:
+        if np.linalg.norm(np.diff(track.grip_position[[closing, min(begin, track.num_steps - 1)]], axis=0)) > FIST_M:
             closing = begin  # a fist that pushes, not a grasp
         act = {"open": "open", "close": "close", "turnon": "turn on"}[goal.predicate]
         marks = [(start, "reach handle"), (closing, "grasp handle"), (begin, act), (activity.stop, "retract")]
@@ -179,10 +230,11 @@ def _carrying(path: np.ndarray) -> tuple[int, int, int]:
     """Offsets of lifting, moving and placing in the path of a grasped thing: float [n, 3], ordered, at most n."""
     count = len(path)
     lift = lifted_at(path)
-    sideways = np.linalg.norm(path[:, :2] - path[0, :2], axis=-1) > CARRIED_M
-    high = path[:, 2] - path[0, 2] > 0.9 * np.ptp(path[:, 2])
-    carried = sideways | (high & (np.arange(count) >= lift))
-    move = max(lift, int(np.argmax(carried))) if carried.any() else count
-    far = np.flatnonzero(np.linalg.norm(path[:, :2] - path[-1, :2], axis=-1) > NEAR_M)
+    sideways = np.linalg.norm(path[:, :2] - path[0, :2], axis=-1)
+    farthest = int(np.argmax(sideways))
+    leaves = np.flatnonzero(sideways[: farthest + 1] <= CARRIED_M)[-1] + 1  # for good: a stretched arm swings
+    high = np.flatnonzero(path[lift:, 2] - path[0, 2] > 0.9 * np.ptp(path[:, 2])) + lift
+    move = max(lift, min(int(leaves), int(high[0]) if len(high) else count)) if farthest else count
+    far = np.flatnonzero(np.linalg.norm(path[:, :2] - path[-1, :2], axis=-1) > OVER_M)
     place = max(move, int(far[-1]) + 1 if len(far) else 0)
     return lift, move, min(place, count)

@@ -82,8 +82,8 @@ def put_behind_door(hand: Hand, name: str, where: str) -> Motion:
     front = goal + place.outwards * _FRONT + place.away * _CLEAR_OF_LEAF
     hand.phase = f"carry {name}"
     yield from hand.go_to(front, turned, tolerance=0.015, angle=0.08, steps=100)
-    hand.phase = f"lower {name}"
     yield from hand.go_to(goal, turned, tolerance=0.008, steps=60, speed=0.7)
+    hand.phase = f"lower {name}"
     yield from hand.go_to(goal - UP * _ABOVE_FLOOR, turned, tolerance=0.006, steps=20, speed=0.5)
     hand.phase = f"release {name}"
     yield from hand.open(6)
