@@ -31,12 +31,12 @@ class StageKind:
 
 
 STAGES: dict[str, StageKind] = {
-    "demos": StageKind("data_pipeline.sim.demos:run_demos", "sim", version=5, typical_s=40),
+    "demos": StageKind("data_pipeline.sim.demos:run_demos", "sim", version=6, typical_s=40),
     "official": StageKind("data_pipeline.raw_loader:run_official", "light", typical_s=5),
     "regenerate": StageKind("data_pipeline.libero_regenerator:run_regenerate", "sim", version=2, typical_s=40),
     "split": StageKind("data_pipeline.data_splitter:run_split", "light", version=2, typical_s=1),
     "stats": StageKind("data_pipeline.action_stats:run_stats", "light", typical_s=1),
-    "annotate": StageKind("data_pipeline.ecot_annotator:run_annotate", "sim", version=5, typical_s=20),
+    "annotate": StageKind("data_pipeline.ecot_annotator:run_annotate", "sim", version=6, typical_s=20),
     "reword": StageKind("data_pipeline.llm_annotator:run_reword", NETWORK, typical_s=60),
     "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", version=2, typical_s=40),
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", version=2, typical_s=3),
