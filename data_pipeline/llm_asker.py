@@ -13,11 +13,10 @@ from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.llm_cache import ReplyCache, Request
 from data_pipeline.llm_checks import BadContent, Completion
 from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most, usd_text
-from data_pipeline.llm_pace import Clock, Fault, Pace, wait_asked_s
+from data_pipeline.llm_pace import MAX_WAIT_S, Clock, Fault, Pace, wait_asked_s
 
 MAX_FAULTS = 8  # of one request, before the server is given up
 MAX_REFUSALS = 60  # for too many requests: the server says when to come back
-MAX_WAIT_S = 3600.0  # a longer Retry-After ends the run: the same command goes on later
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 
 
@@ -120,7 +119,7 @@ class Asker:
         asked = wait_asked_s(fault.headers)
         if asked > MAX_WAIT_S:
             raise EnvironmentProblem(
-                f"{request.base_url} wants no request for {asked:.0f} s ({fault}); the same command goes on after that"
+                f"{request.base_url} wants no request for {asked:.6g} s ({fault}); the same command goes on after that"
             )
         ceiling = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(times - 1, 10))
         jitter = random.Random(f"{request.key} {times}").uniform(0.5, 1.0) * ceiling

@@ -16,6 +16,7 @@ from data_pipeline.templates import label
 
 MAX_REPLY_CHARS = 50_000
 MAX_QUOTE_CHARS = 80  # of a refused text that is told back
+MAX_TOKENS = 10**9  # a server that counts more in one reply does not count
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 ,.;'()-]+")  # so no tags, tokens, markup or control characters
 _WORD = re.compile(r"[a-z']+")
@@ -99,7 +100,7 @@ class Completion:
             raise ValueError(f"a chat completion without a message: {_quote(body)}")
         counts = usage if isinstance(usage, dict) else {}
         prompt_tokens, completion_tokens = (
-            count if isinstance(count, int) and count >= 0 else -1
+            count if isinstance(count, int) and 0 <= count <= MAX_TOKENS else -1
             for count in (counts.get("prompt_tokens"), counts.get("completion_tokens"))
         )
         return cls(

@@ -7,6 +7,7 @@ Failures are a Fault (the transport; try again), BadContent (this question) or C
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,10 +36,15 @@ class ChatClient:
     def __init__(self, config: RewordSlice, api_key: str) -> None:
         self._config = config
         self._key = api_key
+        self._key_as_written = re.compile("".join(map(_as_json, api_key)), re.IGNORECASE)
         self.json_mode = config.json_mode
         self.limit_name = "max_tokens"  # what everybody bounds an answer by; newer models want another name
         self._client = openai.AsyncOpenAI(
-            api_key=api_key or NO_KEY, base_url=config.base_url, max_retries=0, timeout=config.timeout_s
+            api_key=api_key or NO_KEY,
+            base_url=config.base_url,
+            max_retries=0,
+            timeout=config.timeout_s,
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_read_as_utf8]}),
         )
 
     async def close(self) -> None:
@@ -116,4 +122,14 @@ class ChatClient:
 
     def _clean(self, text: str) -> str:
         """Without the key, should a server echo it; one that is part of ordinary text is no secret."""
-        return text.replace(self._key, "[key]") if len(self._key) >= 8 else text
+        return self._key_as_written.sub("[key]", text) if len(self._key) >= 8 else text
+
+
+async def _read_as_utf8(response: httpx2.Response) -> None:
+    """JSON is UTF-8, with or without a mark, whatever a server calls it: charset=rot13 would raise on a paid reply."""
+    response.encoding = "utf-8-sig"
+
+
+def _as_json(character: str) -> str:
+    """A pattern for a character as strings in JSON, and JSON in strings of JSON, may write it."""
+    return rf"(?:(?<!\\)\\{{1,8}})?(?:{re.escape(character)}|u{ord(character):04x})"  # a run of them is tried once

@@ -9,9 +9,10 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from data_pipeline.contract import Interrupted
+from data_pipeline.contract import EnvironmentProblem, Interrupted
 
 TOO_MANY_REQUESTS = 429
+MAX_WAIT_S = 3600.0  # a server that wants a longer pause ends the run: the same command goes on later
 POLL_S = 1.0  # how often somebody who waits looks whether to stop
 PLACE_POLL_S = 0.05
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
@@ -59,11 +60,16 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self) -> AsyncGenerator[None]:
-        """Wait for a place, hold it. Raises Interrupted on a stop."""
+        """Wait for a place, hold it. Raises Interrupted on a stop, EnvironmentProblem before a pause of hours."""
         async with self._places:
             self._heed_stop()
-            while self.active >= int(self.limit) or self.clock.now() < self.resume_at:
-                await self._poll(max(self.resume_at - self.clock.now(), PLACE_POLL_S))
+            while (pause := self.resume_at - self.clock.now()) > 0 or self.active >= int(self.limit):
+                if pause > MAX_WAIT_S:
+                    raise EnvironmentProblem(
+                        f"the server's rate limit allows no request for {pause:.6g} s; replies are kept, and the same "
+                        "command goes on after that"
+                    )
+                await self._poll(max(pause, PLACE_POLL_S))
             self.active += 1
             try:
                 yield
@@ -104,8 +110,8 @@ def reset_s(headers: Mapping[str, str], tokens: int = 1) -> float:
     lower = {name.lower(): value.strip() for name, value in headers.items()}
     waits = [0.0]
     for kind, needed in (("requests", 1), ("tokens", tokens)):
-        left = lower.get(f"x-ratelimit-remaining-{kind}", "")
-        if left.isdecimal() and int(left) < needed:
+        left = _number(lower.get(f"x-ratelimit-remaining-{kind}", ""))
+        if left is not None and left < needed:
             waits.append(duration_s(lower.get(f"x-ratelimit-reset-{kind}", "")))
     return max(waits)
 
@@ -125,8 +131,11 @@ def wait_asked_s(headers: Mapping[str, str]) -> float:
     for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         if (seconds := _number(lower.get(name, ""))) is not None:
             return max(0.0, seconds * unit_s)
-    date = email.utils.parsedate_tz(lower.get("retry-after", ""))
-    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
+    try:
+        date = email.utils.parsedate_to_datetime(lower.get("retry-after", ""))
+        return max(0.0, date.timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def _number(text: str) -> float | None:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -98,6 +99,7 @@ def _segment(number: int, run: Sequence[int], steps: Sequence[Mapping[str, str]]
     return Segment(run[0], run[-1] + 1, steps[run[0]]["subtask"], moves, items, pairs)
 
 
+@cache  # texts repeat from step to step
 def skeleton(text: str) -> tuple[str, tuple[str, ...]]:
     """("it is {m1}", ("6 cm left and 11 cm below",)): a text without its measurements, and those."""
     measured: list[str] = []

@@ -1,91 +1,27 @@
 """The annotator against a real server on loopback that misbehaves in every way a real one has been seen to."""
 
-import asyncio
 import json
 import time
 
 import pytest
 
-from configs.choices import Subset
 from configs.schema import AnnotatorConfig, ConfigError
-from configs.slices import RewordSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
-from data_pipeline.llm_annotator import LEDGER, demos_of, forecast, reword, run_reword
+from data_pipeline.llm_annotator import LEDGER, demos_of, forecast, run_reword
 from data_pipeline.llm_checks import Reply
-from data_pipeline.llm_client import ChatClient
 from data_pipeline.llm_money import SCHEMA_TOKENS, Ledger, Price, price_of, prompt_tokens_at_most
-from data_pipeline.llm_pace import Clock, Pace, duration_s, reset_s, wait_asked_s
+from data_pipeline.llm_pace import Pace, duration_s, reset_s, wait_asked_s
 from data_pipeline.llm_quality import quality
 from data_pipeline.sidecar import load_annotations
 from tests.helpers import llm_server as say
+from tests.helpers.llm_study import KEY, QuickClock, Study, kinds, worded
 from tests.helpers.reasoned import write_reasoned
-
-KEY = "sk-canary-0123456789"
-
-
-class QuickClock(Clock):
-    """Waiting costs nothing and is written down."""
-
-    def __init__(self):
-        self.time = 0.0
-
-    def now(self):
-        return self.time
-
-    async def sleep(self, seconds):
-        self.time += seconds
-        await asyncio.sleep(0.0005)
 
 
 @pytest.fixture
 def server():
     with say.serving() as running:
         yield running
-
-
-class Study:
-    """One annotation file, one configuration, runs of the stage on it."""
-
-    def __init__(self, tmp_path, server, demos=1, **settings):
-        self.folder = tmp_path
-        self.tree = write_reasoned(tmp_path / "annotations.json", demos)
-        self.demos = demos_of(self.tree)
-        self.clock = QuickClock()
-        self.stop = False
-        known = {"usd_per_mtok_in": 1.0, "usd_per_mtok_out": 1.0, "max_usd": 20.0, "concurrency": 4, "timeout_s": 60.0}
-        self.config = RewordSlice(
-            Subset.OBJECT, "m", server.url, folder=str(tmp_path / "cache"), **{**ASK, **known, **settings}
-        )
-
-    @property
-    def ledger(self):
-        return Ledger(self.folder / "cache" / LEDGER)
-
-    def kept(self):
-        return sorted((self.folder / "cache").glob("??/*.json"))
-
-    def run(self, key=KEY):
-        context = StageContext(self.folder, {}, stop_requested=lambda: self.stop)
-
-        async def session():
-            client = ChatClient(self.config, key)
-            try:
-                return await reword(self.config, context, self.demos, client, self.clock)
-            finally:
-                await client.close()
-
-        return asyncio.run(session())
-
-
-ASK = {"json_mode": "schema", "thinking_tokens": 0, "prompt_version": 1}
-
-
-def worded(outcomes):
-    return {item: text for outcome in outcomes for item, text in outcome.wordings.items()}
-
-
-def kinds(outcomes):
-    return {problem.kind for outcome in outcomes for problem in outcome.problems.values()}
 
 
 def test_a_well_behaved_server_is_asked_once_per_demonstration(tmp_path, server):

@@ -5,8 +5,6 @@ after its n-th change of the file system, for every n; then the study runs again
 with an uninterrupted run.
 """
 
-import builtins
-import io
 import json
 import os
 import shutil
@@ -18,45 +16,8 @@ import pytest
 from experiment.stages import topological
 from experiment.store import MANIFEST, Store, provenance
 from experiment.views import View, ViewState, publish, state
+from tests.helpers.crash_points import CRASH_EXIT, in_child
 from tests.helpers.toy_stages import node
-
-CRASH_EXIT = 137
-
-
-class CrashPoints:
-    """Counts changes of the file system and ends the process at one of them."""
-
-    def __init__(self, crash_at):
-        self.crash_at = crash_at
-        self.count = 0
-
-    def point(self):
-        self.count += 1
-        if self.count == self.crash_at:
-            os._exit(CRASH_EXIT)
-
-    def around(self, function):
-        def wrapped(*args, **kwargs):
-            self.point()
-            result = function(*args, **kwargs)
-            self.point()
-            return result
-
-        return wrapped
-
-    def install(self):
-        """Only in a child process: nothing is undone."""
-        for name in ("rename", "replace", "fsync", "mkdir", "link", "unlink", "rmdir"):
-            setattr(os, name, self.around(getattr(os, name)))
-        real_open = io.open
-
-        def opening(file, mode="r", *args, **kwargs):
-            if any(letter in mode for letter in "wax+"):
-                return self.around(real_open)(file, mode, *args, **kwargs)
-            return real_open(file, mode, *args, **kwargs)
-
-        builtins.open = opening
-        io.open = opening
 
 
 def study(root):
@@ -77,22 +38,6 @@ def run(root):
     if seen is not ViewState.CURRENT:
         publish(store, view, manifest)
     return seen
-
-
-def in_child(root, crash_at):
-    """Run in a forked child. Returns (exit status, number of points passed)."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        points = CrashPoints(crash_at)
-        points.install()
-        run(root)
-        os.write(writer, str(points.count).encode())
-        os._exit(0)
-    os.close(writer)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(reader) as answer:
-        return os.waitstatus_to_exitcode(status), int(answer.read() or 0)
 
 
 def visible(root):
@@ -125,14 +70,14 @@ def fast_disk(tmp_path):
 def test_every_crash_point(fast_disk):
     provenance()  # asks git; cached, so that the children do not
     reference = fast_disk / "reference"
-    code, points = in_child(reference, 0)
+    code, points = in_child(lambda: run(reference), 0)
     assert code == 0
     assert points > 100
     expected = visible(reference)
     assert "shown/result.txt" in expected
     for crash_at in range(1, points + 1):
         root = fast_disk / "crash"
-        code, _ = in_child(root, crash_at)
+        code, _ = in_child(lambda root=root: run(root), crash_at)
         assert code == CRASH_EXIT, f"point {crash_at}: exit {code}"
         assert run(root) is not ViewState.DELETED, f"point {crash_at}: reads as deleted by a person"
         assert visible(root) == expected, f"point {crash_at}"
