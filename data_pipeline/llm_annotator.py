@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from data_pipeline.contract import Interrupted, StageContext
 from data_pipeline.llm_asker import Asker, Client
 from data_pipeline.llm_cache import ReplyCache, Request
 from data_pipeline.llm_checks import BadContent, judge, read_reply
-from data_pipeline.llm_money import Ledger, Price, prompt_tokens_at_most, prompt_tokens_expected, usd_text
+from data_pipeline.llm_money import Forecast, Ledger, Price, prompt_tokens_at_most, usd_text
 from data_pipeline.llm_pace import Clock
 from data_pipeline.llm_prompts import REASONS, SHARED, Demo, Item, Question, reworded_steps
 from data_pipeline.llm_quality import Outcome, quality, quality_lines
@@ -140,38 +139,13 @@ def request_of(config: RewordSlice, question: Question) -> Request:
     return Request(config.model, config.base_url, question.messages(), question.max_tokens() + config.thinking_tokens)
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What the first questions will take; questions asked again come on top, within the same limit."""
-
-    calls: int  # not in the cache
-    cached: int
-    tokens: int  # expected, prompt and completion
-    usd_expected: float
-    usd_at_most: float
-
-    def text(self, spent_usd: float, limit_usd: float) -> str:
-        """For people."""
-        return (
-            f"{self.calls} calls ({self.cached} replies kept from before), about {self.tokens} tokens, about "
-            f"{usd_text(self.usd_expected)}, at most {usd_text(self.usd_at_most)} if nothing is asked again; "
-            f"{usd_text(spent_usd)} of --max-usd {limit_usd:g} spent so far"
-        )
-
-
 def forecast(config: RewordSlice, demos: Iterable[Demo]) -> Forecast:
     """From the very prompts that will be sent."""
     cache, price = ReplyCache(Path(config.folder)), Price(config.usd_per_mtok_in, config.usd_per_mtok_out)
     requests = {r.key: r for demo, items in questions(demos) for r in [request_of(config, Question(demo, items))]}
     new = [request for request in requests.values() if not cache.path(request).exists()]
-    expected = [(prompt_tokens_expected(r.messages), r.max_tokens // 2) for r in new]  # answers stay below their room
-    return Forecast(
-        calls=len(new),
-        cached=len(requests) - len(new),
-        tokens=sum(prompt + completion for prompt, completion in expected),
-        usd_expected=sum(price.usd(*tokens) for tokens in expected),
-        usd_at_most=sum(price.usd(prompt_tokens_at_most(r.messages), r.max_tokens) for r in new),
-    )
+    sizes = [(prompt_tokens_at_most(request.messages), request.max_tokens) for request in new]
+    return Forecast.of(price, sizes, cached=len(requests) - len(new))
 
 
 # ------------------------------------------------------------------ the result

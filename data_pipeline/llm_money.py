@@ -72,9 +72,38 @@ def prompt_tokens_at_most(messages: Sequence[Mapping[str, str]]) -> int:
     return SCHEMA_TOKENS + sum(MESSAGE_TOKENS + len(m["content"].encode()) for m in messages)
 
 
-def prompt_tokens_expected(messages: Sequence[Mapping[str, str]]) -> int:
-    """About what English takes."""
-    return prompt_tokens_at_most(messages) // BYTES_PER_TOKEN
+@dataclass(frozen=True)
+class Forecast:
+    """What the first questions will take; questions asked again come on top, within the same limit."""
+
+    calls: int  # not in the cache
+    cached: int
+    prompt_tokens: int  # expected, as are the next two
+    completion_tokens: int
+    usd_expected: float
+    usd_at_most: float
+
+    @classmethod
+    def of(cls, price: Price, sizes: Sequence[tuple[int, int]], cached: int = 0) -> Forecast:
+        """sizes: of each call, the most tokens its prompt can have, and the room for its answer."""
+        expected = [(prompt // BYTES_PER_TOKEN, room // 2) for prompt, room in sizes]  # answers stay below their room
+        return cls(
+            calls=len(sizes),
+            cached=cached,
+            prompt_tokens=sum(prompt for prompt, _ in expected),
+            completion_tokens=sum(completion for _, completion in expected),
+            usd_expected=sum(price.usd(*tokens) for tokens in expected),
+            usd_at_most=sum(price.usd(*tokens) for tokens in sizes),
+        )
+
+    def text(self, spent_usd: float, limit_usd: float) -> str:
+        """For people."""
+        return (
+            f"{self.calls} calls ({self.cached} replies kept from before), about {self.prompt_tokens} + "
+            f"{self.completion_tokens} tokens, about {usd_text(self.usd_expected)}, at most "
+            f"{usd_text(self.usd_at_most)} if nothing is asked again; {usd_text(spent_usd)} of --max-usd "
+            f"{limit_usd:g} spent so far"
+        )
 
 
 class Ledger:

@@ -8,16 +8,23 @@ from argparse import Namespace
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from configs.choices import Subset
 from configs.schema import AnnotatorConfig, ExperimentConfig, TaskSelection, check
 from configs.slices import RewordSlice
-from data_pipeline.llm_money import OPENAI_URL, Ledger, price_of, usd_text
+from data_pipeline.llm_money import MESSAGE_TOKENS, OPENAI_URL, SCHEMA_TOKENS, Forecast, Ledger, Price, price_of
 from experiment.secret import Secret
 from experiment.stages import StageNode
 from experiment.store import Store
 
 STAGE = "reword"
 TYPICAL_DEMOS_PER_TASK = 50  # of LIBERO's files, for estimates before they are read
-TYPICAL_BYTES, TYPICAL_ANSWER_TOKENS = 4000, 900  # of a question and of the room for its answer; libero_object has less
+TYPICAL = {  # bytes of a question and tokens of room for its answer: means over the golden demonstrations
+    Subset.SPATIAL: (2800, 880),
+    Subset.OBJECT: (2500, 790),
+    Subset.GOAL: (3000, 970),
+    Subset.LONG: (4050, 1500),
+}
+TYPICAL_ELSEWHERE = (4050, 1500)
 
 
 def secret_of(values: Namespace, config: AnnotatorConfig) -> Secret:
@@ -64,7 +71,11 @@ def expectation(store: Store, node: StageNode) -> str:
     path = store.entry(rules.stage, rules.key) / "annotations.json"
     spent = Ledger(Path(config.folder) / "spent.jsonl").spent()
     if not path.is_file():
-        return f"LLM calls, {node.label}: {_estimate(config, _demos(node))}; {usd_text(spent)} spent so far"
+        return (
+            f"LLM calls, {node.label}: an estimate from typical questions, because the rules have not written yet (the "
+            f"same command without annotator=llm and without a key writes them, and this one counts): "
+            f"{_estimate(config, _demos(node)).text(spent, config.max_usd)}"
+        )
     from data_pipeline.llm_annotator import demos_of, forecast  # pydantic
 
     found = forecast(config, demos_of(json.loads(path.read_text(encoding="utf-8"))))
@@ -87,11 +98,8 @@ def _demos(node: StageNode) -> int:
     return len(made.get("tasks", TaskSelection().object)) * int(made.get("episodes_per_task", TYPICAL_DEMOS_PER_TASK))
 
 
-def _estimate(config: RewordSlice, demos: int) -> str:
-    room = demos * (TYPICAL_ANSWER_TOKENS + config.thinking_tokens)
-    most = (demos * TYPICAL_BYTES * config.usd_per_mtok_in + room * config.usd_per_mtok_out) / 1e6
-    return (
-        f"an estimate, because the rules have not written yet: {demos} calls, about "
-        f"{demos * TYPICAL_BYTES // 4 + room // 2} tokens, at most {usd_text(most)} if nothing is asked again, never "
-        f"above --max-usd {config.max_usd:g} together"
-    )
+def _estimate(config: RewordSlice, demos: int) -> Forecast:
+    length, room = TYPICAL.get(config.subset, TYPICAL_ELSEWHERE)
+    prompt = SCHEMA_TOKENS + 2 * MESSAGE_TOKENS + length
+    price = Price(config.usd_per_mtok_in, config.usd_per_mtok_out)
+    return Forecast.of(price, [(prompt, room + config.thinking_tokens)] * demos)

@@ -5,17 +5,23 @@ golden/tracks.npz holds what the simulator knew of them (`python -m tests.helper
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from data_pipeline.contract import StepReasoning
 from data_pipeline.ecot_annotator import annotate
+from data_pipeline.llm_annotator import demos_of
+from data_pipeline.llm_prompts import Question
 from data_pipeline.scene import SceneTrack
 from data_pipeline.segments import segment
+from data_pipeline.sidecar import save_annotations
+from experiment.rewording import TYPICAL
 from tests.helpers.tracks import load_tracks
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,6 +83,17 @@ def test_reasons_and_moves_seldom_point_in_opposite_directions() -> None:
         if a in s.move_reasoning.split() and b in re.split(r"[ ,]+", s.move)
     ]
     assert len(opposed) < 0.05 * len(pointing), [(s.move_reasoning, s.move) for s in opposed[:5]]
+
+
+def test_a_language_models_questions_are_as_long_as_estimates_say(tmp_path: Path) -> None:
+    for subset, (length, room) in TYPICAL.items():
+        entries = {t.episode: annotate(t, HORIZON) for t, _ in annotated() if t.episode.subset is subset}
+        save_annotations(tmp_path / "annotations.json", entries)
+        demos = demos_of(json.loads((tmp_path / "annotations.json").read_text()))
+        asked = [Question(demo, demo.items) for demo in demos]
+        sent = [sum(len(message["content"].encode()) for message in question.messages()) for question in asked]
+        assert np.mean(sent) == pytest.approx(length, rel=0.1)
+        assert np.mean([question.max_tokens() for question in asked]) == pytest.approx(room, rel=0.1)
 
 
 def test_few_moving_steps_are_called_stop() -> None:
