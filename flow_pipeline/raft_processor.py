@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,8 +38,13 @@ def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
     parts.mkdir(exist_ok=True)
     with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
         jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".npy")) for e in source.list()]
+    before, started = {job for job in jobs if job.done}, time.monotonic()
     run_jobs(jobs, partial(_Worker, config, folder), _workers(config), context, lambda job: str(job.episode))
-    save_flow(context.work / "flow.npz", {job.episode: job.load(config.k) for job in jobs}, manifest)
+    seconds = time.monotonic() - started
+    flows = {job.episode: job.load(config.k) for job in jobs}
+    frames = sum(len(flows[job.episode].flow) for job in jobs if job not in before)
+    context.remarks["flow"] = {"frames": frames, "demos": len(jobs) - len(before), "seconds": round(seconds, 1)}
+    save_flow(context.work / "flow.npz", flows, manifest)
     return ["flow.npz"]
 
 

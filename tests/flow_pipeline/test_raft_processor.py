@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +66,52 @@ def test_the_stage_on_recorded_pictures(tmp_path: Path, workers: int) -> None:
     assert manifest["backend"] == "dis_chain"
     assert [f.flow.shape for f in flows.values()] == [(12, 32, 32, 2)] * 2
     assert np.abs(next(iter(flows.values())).flow[0]).max() > 1
+
+
+def stage_config(k: int = 4) -> FlowSlice:
+    return FlowSlice(Subset.GOAL, "dis_chain", k, EnvConfig(assets="builtin"))
+
+
+def killed_after_two(demos: Path, work: Path) -> None:
+    """The stage, in a process that the machine takes away."""
+
+    def report(done: int, total: int, note: str) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run_flow(stage_config(), StageContext(work, {"regenerate": demos}, report))
+
+
+def test_a_killed_stage_goes_on_with_the_episodes_that_are_left(tmp_path: Path) -> None:
+    demos = write_synthetic_subset(tmp_path / "demos", Subset.GOAL, tasks=(7,), demos=4, steps=6, size=32)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for work in (whole, killed):
+        work.mkdir()
+    run_flow(stage_config(), StageContext(whole, {"regenerate": demos}))
+    child = multiprocessing.get_context("spawn").Process(target=killed_after_two, args=(demos, killed))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    kept = {part: part.stat().st_mtime_ns for part in (killed / "parts").iterdir()}
+    assert len(kept) == 2
+    (killed / "parts" / "goal_07_003.part").write_bytes(b"half")  # what a kill within an episode leaves
+    context = StageContext(killed, {"regenerate": demos})
+    run_flow(stage_config(), context)
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept
+    assert context.remarks["flow"]["frames"] == 12
+    assert (killed / "flow.npz").read_bytes() == (whole / "flow.npz").read_bytes()
+
+
+def test_pictures_of_other_sizes_and_episodes_shorter_than_the_horizon(tmp_path: Path) -> None:
+    demos = tmp_path / "demos"
+    write_synthetic_subset(demos, Subset.GOAL, tasks=(0,), demos=1, steps=3, size=64)
+    write_synthetic_subset(demos, Subset.GOAL, tasks=(1,), demos=1, steps=1, size=40)
+    work = tmp_path / "work"
+    work.mkdir()
+    run_flow(stage_config(k=8), StageContext(work, {"regenerate": demos}))
+    three, one = load_flow(work / "flow.npz")[0].values()
+    assert (three.flow.shape, one.flow.shape) == ((3, 32, 32, 2), (1, 32, 32, 2))
+    assert (three.k_effective.tolist(), one.k_effective.tolist()) == ([2, 1, 0], [0])
+    assert not one.flow.any()
+    assert not three.flow[2].any()
+    assert three.flow[0].any()
