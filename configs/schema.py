@@ -53,9 +53,11 @@ class Segment:
     loss_weight: float = 1.0
     without: tuple[Component, ...] = added(())  # of a text: never written, in training or at test time
     corrupt: Corruption = added(Corruption.NONE)
+    static_weight: float = added(0.25)  # of a flow code that says "no motion", beside 1 for every other code
 
     def __post_init__(self) -> None:
         in_range("phase.segments.loss_weight", self.loss_weight, 0)
+        in_range("phase.segments.static_weight", self.static_weight, 0, 1)
         check(
             self.role is Role.TEXT or not (self.without or self.corrupt is Corruption.NOISY_BOXES),
             f"phase.segments: role {self.role.value!r} has no components and no boxes; `without` and "
@@ -64,6 +66,10 @@ class Segment:
         check(
             self.role is not Role.ACTION or self.corrupt is Corruption.NONE,
             "phase.segments: the action is never corrupted",
+        )
+        check(
+            self.role is Role.FLOW or self.static_weight == Segment.static_weight,
+            f"phase.segments: role {self.role.value!r} has no static code; `static_weight` is for role 'flow'",
         )
         check(
             len(set(self.without)) < len(Component),
@@ -354,6 +360,18 @@ class TrainerConfig:
     checkpoint_every: int = not_in_key(1000)
 
 
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Figures of held-out demonstrations during training, written to metrics.jsonl."""
+
+    every: int = 1000  # steps, and after the last one; 0: never
+    samples: int = 32  # steps of held-out demonstrations, the same every time
+
+    def __post_init__(self) -> None:
+        in_range("validation.every", self.every, 0)
+        in_range("validation.samples", self.samples, 1)
+
+
 # ------------------------------------------------------------------ evaluation and execution
 
 
@@ -422,6 +440,7 @@ class ExperimentConfig:
     model: ModelConfig = ModelConfig()
     action: ActionConfig = ActionConfig()
     trainer: TrainerConfig = TrainerConfig()
+    validation: ValidationConfig = ValidationConfig()
     base: BaseConfig = BaseConfig()
     env: EnvConfig = EnvConfig()
     data: DataConfig = DataConfig()

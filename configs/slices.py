@@ -16,6 +16,7 @@ from configs.schema import (
     OptimizerConfig,
     PhaseSpec,
     TrainerConfig,
+    ValidationConfig,
     added,
     not_in_key,
 )
@@ -169,6 +170,7 @@ class TrainSlice:
     mixed_precision: str
     seed: int
     dropout_variant: DropoutVariant = added(DropoutVariant.WHOLE)
+    validation: ValidationConfig = added(ValidationConfig())
 
 
 @dataclass(frozen=True)

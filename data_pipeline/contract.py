@@ -25,6 +25,8 @@ ACTION_DIM = 7
 GRIPPER_OPEN = -1.0
 GRIPPER_CLOSE = 1.0
 CONTROL_HZ = 20
+STATIC_CODE = 0
+"""The flow code of a cell that does not move, in every flow tokenizer."""
 POINT_GRID = 256
 """Points and boxes in text are integers on a POINT_GRID x POINT_GRID grid, whatever the image's size."""
 

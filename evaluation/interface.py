@@ -44,7 +44,11 @@ class Interface:
 
     @cached_property
     def constraint(self) -> ActionConstraint:
-        """Which codes may follow which, so that they spell exactly one chunk."""
-        following, count = self.tokenizer.transitions()
-        automaton = CodeAutomaton(coefficients=count, following=following)
-        return ActionConstraint(automaton, self.tokenizer.num_coefficients)
+        """See `constraint_of`."""
+        return constraint_of(self.tokenizer)
+
+
+def constraint_of(tokenizer: FastTokenizer) -> ActionConstraint:
+    """Which codes may follow which, so that they spell exactly one chunk."""
+    following, count = tokenizer.transitions()
+    return ActionConstraint(CodeAutomaton(coefficients=count, following=following), tokenizer.num_coefficients)

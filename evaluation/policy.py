@@ -68,7 +68,9 @@ class VlaPolicy:
             loaded.layout.vocabulary,
             self._interface.constraint,
             action_tag_ids(loaded.layout),
-            barred_from_text(loaded),
+            barred_from_text(
+                loaded.layout.vocabulary, loaded.tokenizer, loaded.model.get_input_embeddings().num_embeddings
+            ),
             loaded.card.image_size,
             fixed_shapes=loaded.model.device.type != "cpu",
         )
@@ -136,13 +138,13 @@ class VlaPolicy:
         return text.removesuffix(ACTION_TAG).strip()
 
 
-def barred_from_text(loaded: LoadedPolicy) -> list[int]:
-    """Ids that a reasoning cannot hold: control tokens, action codes, rows without a name; flow codes may stand."""
-    vocabulary: Vocabulary = loaded.layout.vocabulary
+def barred_from_text(vocabulary: Vocabulary, tokenizer: Any, rows: Any) -> list[int]:
+    """Ids that a reasoning cannot hold: control tokens, action codes, rows without a name; flow codes may stand.
+
+    rows: of the embedding.
+    """
     flow = range(vocabulary.flow_start, vocabulary.flow_start + vocabulary.num_flows)
-    rows: Any = loaded.model.get_input_embeddings().num_embeddings
-    nameless = range(len(loaded.tokenizer), rows)
-    return sorted({*loaded.tokenizer.added_tokens_decoder, *nameless} - set(flow))
+    return sorted({*tokenizer.added_tokens_decoder, *range(len(tokenizer), rows)} - set(flow))
 
 
 def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Subject:

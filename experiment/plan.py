@@ -232,6 +232,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
         mixed_precision=config.mixed_precision,
         seed=config.seed,
         dropout_variant=config.reasoning_dropout.variant,
+        validation=config.validation,
     )
     return make_node("train", run.slug, slice_, inputs)
 

@@ -41,7 +41,7 @@ STAGES: dict[str, StageKind] = {
     "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", version=2, typical_s=40),
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", version=2, typical_s=3),
     "base": StageKind("training.base_trainer:run_base", "torch", typical_s=240),
-    "train": StageKind("training.lora_trainer:run_train", "torch", version=2, typical_s=30),
+    "train": StageKind("experiment.training:run_train", "torch", version=3, typical_s=30),
     "evaluate": StageKind("evaluation.libero_eval:run_evaluate", "torch", version=3, typical_s=50),
     "replay": StageKind(
         "evaluation.replay:run_replay", "torch", version=3, typical_s=25

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 
 from configs.schema import canonical, check
-from data_pipeline.contract import POINT_GRID
+from data_pipeline.contract import POINT_GRID, STATIC_CODE
 
-STATIC_CODE = 0
 COMPAND_SCALE_PX = 0.02 * POINT_GRID
 LIMIT_PX = 48.0
 """Components beyond it saturate. Of 16 to 96 it loses least at 5 levels (end-point error of moving cells, k = 8, on

@@ -20,6 +20,9 @@ from training.layout import sample_generator
 BOX_NOISE = 16.0
 """Standard deviation of a displaced corner, per coordinate, in cells of the POINT_GRID: a small object's half width."""
 
+TRIES = 32
+"""Steps drawn until one has the part: steps near an episode's end have no flow."""
+
 Elsewhere = Callable[[np.random.Generator], Sample]
 """Draws a sample of another episode."""
 
@@ -40,12 +43,15 @@ def noisy_boxes(reasoning: StepReasoning, rng: np.random.Generator) -> StepReaso
 
 
 def _replacement(segment: Segment, sample: Sample, elsewhere: Elsewhere, seed: int, epoch: int) -> Any:
+    own = sample.parts[segment.source]
+    if own is None:  # what is absent stays absent: a control differs in content alone
+        return None
     purpose = f"{segment.corrupt.value} {segment.source}"
     rng = sample_generator(seed, epoch, sample.episode, sample.step, purpose)
     if segment.corrupt is Corruption.SHUFFLED:
-        return elsewhere(rng).parts[segment.source]
-    reasoning = sample.parts[segment.source]
-    return reasoning if reasoning is None else noisy_boxes(reasoning, rng)
+        others = (elsewhere(rng).parts[segment.source] for _ in range(TRIES))
+        return next((part for part in others if part is not None), None)
+    return noisy_boxes(own, rng)
 
 
 def _displaced(box: BoundingBox, rng: np.random.Generator) -> BoundingBox:

@@ -110,7 +110,7 @@ def load_training_data(
             )
         )
         first += episode.num_steps
-    owner = np.repeat(np.arange(len(opened)), [e.num_steps for e in opened])
+    owner = np.repeat(np.arange(len(opened)), np.array([e.num_steps for e in opened], int))
     frames = _frame_store((first, image_size, image_size, 3), overflow)
     for episode, entry in zip(opened, listed, strict=True):
         for offset, image in enumerate(episode.frames(AGENTVIEW)):

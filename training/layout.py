@@ -22,7 +22,7 @@ import numpy as np
 
 from configs.choices import Component, DropoutVariant, Role
 from configs.schema import ConfigError, PhaseSpec, Segment, check
-from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
+from data_pipeline.contract import STATIC_CODE, BoundingBox, EpisodeId, Sample, StepReasoning
 
 IGNORE = -100
 """Label that cross-entropy skips."""
@@ -166,6 +166,7 @@ class Span:
 
     ids: tuple[int, ...]
     role: Role
+    weights: tuple[float, ...] = ()  # of each token within its role's mean; (): 1 everywhere
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def spans(layout: Layout, sample: Sample, dropped: Collection[Component | Role] 
     out = [Span(inference_prefix(layout, sample.instruction), Role.PROMPT)]
     for number, segment in enumerate(written):
         lead = " " if number else ""
-        out.append(Span(_write(layout, segment, sample.parts[segment.source], lead, dropped), segment.role))
+        out.append(_write(layout, segment, sample.parts[segment.source], lead, dropped))
     if written:
         out.append(Span(action_tag_ids(layout), _closing_role(written)))
     action = layout.phase.segments[-1]
@@ -231,7 +232,8 @@ def flatten(written: Sequence[Span]) -> TokenSequence:
     ids = np.fromiter((i for s in written for i in s.ids), np.int64)
     roles = np.repeat([ROLES.index(s.role) for s in written], [len(s.ids) for s in written])
     target = roles != ROLES.index(Role.PROMPT)
-    return TokenSequence(ids, np.where(target, ids, IGNORE), target.astype(np.float32), roles)
+    weights = np.fromiter((w for s in written for w in s.weights or (1.0,) * len(s.ids)), np.float32)
+    return TokenSequence(ids, np.where(target, ids, IGNORE), np.where(target, weights, 0), roles)
 
 
 def role_weights(phase: PhaseSpec) -> dict[Role, float]:
@@ -264,15 +266,16 @@ def _is_dropped(segment: Segment, part: Any, dropped: Collection[Component | Rol
     return segment.role in dropped
 
 
-def _write(
-    layout: Layout, segment: Segment, value: Any, lead: str, dropped: Collection[Component | Role]
-) -> tuple[int, ...]:
+def _write(layout: Layout, segment: Segment, value: Any, lead: str, dropped: Collection[Component | Role]) -> Span:
     match segment.role:
         case Role.TEXT:
-            return tuple(layout.encode_text(lead + render_reasoning(value, {*segment.without, *dropped})))
+            text = lead + render_reasoning(value, {*segment.without, *dropped})
+            return Span(tuple(layout.encode_text(text)), Role.TEXT)
         case Role.FLOW:
+            tag = layout.encode_text(f"{lead}{FLOW_TAG}")
             codes = (layout.vocabulary.flow_start + int(c) for c in value)
-            return (*layout.encode_text(f"{lead}{FLOW_TAG}"), *codes)
+            weights = (segment.static_weight if c == STATIC_CODE else 1.0 for c in value)
+            return Span((*tag, *codes), Role.FLOW, (*(1.0,) * len(tag), *weights))
         case _:
             raise ConfigError(
                 f"phase {layout.phase.name!r}: role {segment.role.value!r} cannot stand before the action"

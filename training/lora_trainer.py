@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext
 from training.action_tokenizer import FastTokenizer
 from training.base_folder import BaseFolder, locate_base
+from training.batch import Batch
 from training.card import AdapterCard, package_versions
 from training.dataset import TrainingData
+from training.flow_figures import FlowCodes, FlowReader
 from training.layout import ROLES, role_weights
 from training.lora_model import (
     add_flow_tokens,
@@ -43,11 +46,12 @@ from training.lora_model import (
     save_adapter,
     tokenizer_digest,
 )
-from training.loss import role_shares, token_losses, weighted_sum
+from training.loss import TokenLosses, role_shares, token_losses, weighted_sum
 from training.network import Network
 from training.quick_dropout import quicken_dropout
 from training.sampling import SamplingPlan, StepInput, StepInputs
-from training.train_inputs import find_actions, load_data, num_flow_codes
+from training.train_inputs import codes_per_step, find_actions, load_data, num_flow_codes
+from training.validation import Instruments, Validation
 from training.warm_base import WARM_BASE
 
 METRICS_FILE = "metrics.jsonl"
@@ -71,6 +75,8 @@ class Run:
     steps: int
     seed: int
     accelerator: Accelerator  # device and precision
+    flow: FlowReader | None = None  # of a phase with flow
+    validation: Validation | None = None
     step: int = 0  # steps done
     skipped_in_row: int = 0
     network: Network = field(init=False)
@@ -101,6 +107,8 @@ def fit(run: Run, trainer: TrainerConfig, context: StageContext) -> None:
     with metrics.open("a", encoding="utf-8") as log:
         for step_input in stream(run, trainer.num_workers):
             row = train_step(run, step_input)
+            if run.validation is not None and run.validation.is_due(run.step, run.steps):
+                row |= validate(run, run.validation)
             log.write(json.dumps(row) + "\n")
             log.flush()
             if run.step % trainer.log_every == 0 or run.step == run.steps:
@@ -119,7 +127,7 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.zero_grad(set_to_none=True)
-    means, accuracy = _backward(run, step_input)
+    means, figures = _backward(run, step_input)
     norm = run.accelerator.clip_grad_norm_(list(run.parameters.values()), run.schedule.max_grad_norm or math.inf)
     assert norm is not None
     loss = sum(run.role_weights[role] * mean for role, mean in means.items())
@@ -130,23 +138,39 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
     _count_skips(run, finite=finite)
     row: dict[str, Any] = {"step": run.step, "loss": _number(loss), "lr": rate, "grad_norm": _number(float(norm))}
     row |= {f"loss_{role.value}": _number(means.get(role, math.nan)) for role in ROLES if role in run.role_weights}
-    return row | {"action_accuracy": accuracy, "skipped": not finite}
+    return row | figures | {"skipped": not finite}
 
 
-def _backward(run: Run, step_input: StepInput) -> tuple[dict[Role, float], float]:
-    """Accumulate the gradient over the pieces; returns each role's mean loss and the action tokens' accuracy."""
+def validate(run: Run, validation: Validation) -> dict[str, float | None]:
+    """Figures of held-out steps; leaves the run as it was."""
+    run.model.eval()
+    with torch.no_grad():
+        found = validation.measure(partial(_forward, run))
+    run.model.train()
+    return {name: _number(value) for name, value in found.items()}
+
+
+def _forward(run: Run, batch: Batch) -> TokenLosses:
+    with run.accelerator.autocast():
+        return token_losses(run.network, batch.to(run.accelerator.device))
+
+
+def _backward(run: Run, step_input: StepInput) -> tuple[dict[Role, float], dict[str, float]]:
+    """Accumulate the gradient over the pieces; returns each role's mean loss, and accuracies of actions and flow."""
     means: dict[Role, float] = dict.fromkeys(step_input.totals, 0.0)
+    codes = list[FlowCodes]()
     right = seen = 0
     for batch in step_input.batches:
-        with run.accelerator.autocast():
-            tokens = token_losses(run.network, batch.to(run.accelerator.device))
+        tokens = _forward(run, batch)
         shares = role_shares(tokens, step_input.totals)
         run.accelerator.backward(weighted_sum(shares, run.role_weights))
         for role, share in shares.items():
             means[role] += share.item()
         acting = tokens.roles == ROLES.index(Role.ACTION)
         right, seen = right + int(tokens.correct[acting].sum()), seen + int(acting.sum())
-    return means, right / seen
+        if run.flow is not None:
+            codes.append(run.flow.read(tokens))
+    return means, {"action_accuracy": right / seen, **(run.flow.figures(codes) if run.flow is not None else {})}
 
 
 def learning_rate(schedule: OptimizerConfig, step: int, steps: int) -> float:
@@ -237,12 +261,15 @@ def _cut_metrics(path: Path, steps: int) -> None:
 # ------------------------------------------------------------------ stage `train`
 
 
-def run_train(config: TrainSlice, context: StageContext) -> list[str]:
-    """Stage `train`: one LoRA adapter. Inputs regenerate, split, stats, and annotate, tokens, base where needed."""
+def run_train(config: TrainSlice, context: StageContext, instruments: Instruments) -> list[str]:
+    """Stage `train`: one LoRA adapter. Inputs regenerate, split, stats, and annotate, tokens, base where needed.
+
+    instruments: what its figures need beside the model.
+    """
     set_threads(config.trainer)
     base = locate_base(config.model.base, config.model.revision, _tiny_base(context.inputs))
     statistics = ActionStatistics.load(context.inputs["stats"] / STATISTICS_FILE)
-    data = load_data(config, context, statistics)
+    data, held_out = load_data(config, context, statistics)
     actions = find_actions(config, base, data, statistics)
     num_flow = num_flow_codes(config, data)
     accelerator = make_accelerator(config.trainer, config.mixed_precision)
@@ -264,6 +291,7 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
         reasoning_dropout_prob=config.reasoning_dropout_prob,
         variant=config.dropout_variant,
     )
+    reader = FlowReader(layout.vocabulary, codes_per_step(data), instruments.decode) if num_flow else None
     run = Run(
         model=adapted.get_base_model(),
         inputs=StepInputs(data, layout, plan, config.steps),
@@ -272,6 +300,19 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
         steps=config.steps,
         seed=config.seed,
         accelerator=accelerator,
+        flow=reader,
+        validation=Validation(
+            data=held_out,
+            layout=layout,
+            config=config.validation,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            actions=actions,
+            act=instruments.actor(adapted, tokenizer, actions, layout, config.batch_size),
+            flow=reader,
+        )
+        if len(held_out)
+        else None,
     )
     fit(run, config.trainer, context)
     folder = context.work / CHECKPOINT_FOLDER

@@ -25,7 +25,13 @@ class TokenLosses:
     losses: torch.Tensor  # float32 [K], cross-entropy
     weights: torch.Tensor  # float32 [K]
     roles: torch.Tensor  # int64 [K], index into ROLES
-    correct: torch.Tensor  # bool [K], the target has the largest logit
+    wanted: torch.Tensor  # int64 [K], ids of the targets
+    chosen: torch.Tensor  # int64 [K], ids of the largest logits
+
+    @property
+    def correct(self) -> torch.Tensor:
+        """Bool [K]."""
+        return self.chosen == self.wanted
 
 
 def token_losses(network: Network, batch: Batch) -> TokenLosses:
@@ -38,7 +44,8 @@ def token_losses(network: Network, batch: Batch) -> TokenLosses:
         losses=F.cross_entropy(logits, wanted, reduction="none"),
         weights=batch.loss_weights[:, 1:][target],
         roles=batch.role[:, 1:][target],
-        correct=logits.detach().argmax(-1) == wanted,
+        wanted=wanted,
+        chosen=logits.detach().argmax(-1),
     )
 
 

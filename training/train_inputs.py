@@ -10,7 +10,7 @@ import numpy as np
 from configs.schema import ActionConfig, ConfigError, check
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.contract import StageContext
+from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.flow_tokens import load_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
@@ -21,8 +21,13 @@ from training.base_folder import TINY, BaseFolder
 from training.dataset import ACTION, FLOW, REASONING, TrainingData, action_chunk, load_training_data
 
 
-def load_data(config: TrainSlice, context: StageContext, statistics: ActionStatistics) -> TrainingData:
-    """Training episodes of the subset, with the phase's sidecars. Raises ConfigError that names what is missing."""
+def load_data(
+    config: TrainSlice, context: StageContext, statistics: ActionStatistics
+) -> tuple[TrainingData, TrainingData]:
+    """Training episodes of the subset with the phase's sidecars, and those held-out ones that the sidecars know.
+
+    Raises ConfigError that names what is missing.
+    """
     wanted = config.phase.sources
     unknown = [source for source in wanted if source not in (REASONING, FLOW)]
     check(not unknown, f"phase {config.phase.name!r}: unknown source {unknown}; allowed: {REASONING}, {FLOW}, {ACTION}")
@@ -39,15 +44,20 @@ def load_data(config: TrainSlice, context: StageContext, statistics: ActionStati
         else None
     )
     split = load_split(context.inputs["split"] / SPLIT_FILE)
-    data = load_training_data(
-        (source.open(episode) for episode in split.train),
-        {config.subset: statistics},
-        config.action.horizon,
-        config.model.image_size,
-        context.work / "frames.npy",
-        annotations,
-        flow,
-    )
+    known = [e for e in split.test if all(side is None or e in side for side in (annotations, flow))]
+
+    def load(episodes: Iterable[EpisodeId], overflow: str) -> TrainingData:
+        return load_training_data(
+            (source.open(episode) for episode in episodes),
+            {config.subset: statistics},
+            config.action.horizon,
+            config.model.image_size,
+            context.work / overflow,
+            annotations,
+            flow,
+        )
+
+    data = load(split.train, "frames.npy"), load(known if config.validation.every else (), "frames_test.npy")
     source.close()
     return data
 
@@ -85,6 +95,13 @@ def make_actions(action: ActionConfig, episodes: Iterable[np.ndarray], largest: 
         return action_tokenizer.from_hub_files(action.tokenizer, action.horizon)
     every = (action_chunk(actions, step, action.horizon) for actions in episodes for step in range(len(actions)))
     return action_tokenizer.fit(every, action.horizon, action.scale, action.codes, largest)
+
+
+def codes_per_step(data: TrainingData) -> int:
+    """Flow codes of one step. Raises ConfigError where episodes differ."""
+    counts = {e.flow.codes.shape[1] for e in data.episodes if e.flow is not None}
+    check(len(counts) == 1, f"the flow tokens of these episodes have {sorted(counts)} codes per step")
+    return counts.pop()
 
 
 def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:

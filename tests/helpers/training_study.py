@@ -15,9 +15,11 @@ from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens,
 from data_pipeline.flow_tokens import save_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import save_annotations
+from experiment.training import run_train
+from flow_pipeline.grid_tokenizer import GridTokenizer
+from flow_pipeline.vq_encoder import TOKENIZER_FILE, save_tokenizer
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, HORIZON, SMALL, write_tiny_base
-from training.lora_trainer import run_train
 
 ACTIONS = ActionConfig(tokenizer="fit", horizon=HORIZON, execute=4, scale=5.0, codes=256, half_range_floor=0.3)
 TRAINER = TrainerConfig(torch_threads=1, num_workers=0, device="cpu", log_every=1, checkpoint_every=2)
@@ -117,6 +119,7 @@ def write_study(folder: Path, subset: Subset = Subset.OBJECT, demos: int = 2, st
     episodes = [source.open(episode) for episode in source.list()]
     save_annotations(folder / "annotations.json", {e.id: annotate(e) for e in episodes})
     save_flow_tokens(folder / "flow_tokens.json", {e.id: flow_of(e) for e in episodes}, {"backend": "synthetic"})
+    save_tokenizer(folder / TOKENIZER_FILE, GridTokenizer(cells=4, levels=5, static_px=0.75).definition, {})
     source.close()
     write_tiny_base(folder / "base" / "base")
     inputs = {"regenerate": data, "split": folder / "fits", "stats": folder / "fits", "base": folder / "base"}

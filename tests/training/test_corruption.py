@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
 
     study = write_study(tmp_path_factory.mktemp("corruption"), demos=3)
     statistics = ActionStatistics.load(study.inputs["stats"] / "dataset_statistics.json")
-    return load_data(study.train_slice(TEXT_FLOW_COT), study.context("corruption"), statistics)
+    return load_data(study.train_slice(TEXT_FLOW_COT), study.context("corruption"), statistics)[0]
 
 
 def drawn(data: TrainingData, number: int, phase: PhaseSpec, epoch: int = 0) -> Sample:
