@@ -16,12 +16,13 @@ import torch
 
 from configs.schema import ConfigError, LoraConfig, OptimizerConfig, PhaseSpec, build
 from data_pipeline.contract import Interrupted, StageContext
+from experiment.training import run_train
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import TRAINER, Study, write_study
 from training import lora_trainer
 from training.base_trainer import run_base
 from training.lora_model import load_adapter
-from training.lora_trainer import TrainingDiverged, learning_rate, run_train
+from training.lora_trainer import TrainingDiverged, learning_rate
 
 STEPS = 5
 FORK = multiprocessing.get_context("fork")

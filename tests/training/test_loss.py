@@ -12,6 +12,7 @@ import torch
 
 from configs.choices import Role
 from configs.schema import LoraConfig, PhaseSpec
+from data_pipeline.contract import STATIC_CODE
 from tests.helpers.library_inputs import library_inputs
 from tests.helpers.tiny_adapter import (
     ACTION,
@@ -78,12 +79,15 @@ def test_the_formula(base: Path) -> None:
     batch = batch_of(base, TEXT_FLOW_COT, written)
     loss = weighted_sum(role_shares(token_losses(Network(model), batch), role_totals(written)), WEIGHTS)
     logits = model(**library_inputs(batch, layout_of(base, TEXT_FLOW_COT).vocabulary)).logits.log_softmax(-1)
+    static = layout_of(base, TEXT_FLOW_COT).vocabulary.flow_start + STATIC_CODE
     expected = 0.0
     for number, role in enumerate(Role):
         cells = ((batch.role == number) & (batch.labels != IGNORE)).nonzero().tolist()
         if cells:
+            weights = [FLOW.static_weight if batch.labels[row, column] == static else 1.0 for row, column in cells]
             losses = [-logits[row, column - 1, batch.labels[row, column]] for row, column in cells]
-            expected += WEIGHTS[role] * float(sum(losses)) / len(losses)
+            mean = sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+            expected += WEIGHTS[role] * float(mean)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
