@@ -166,6 +166,7 @@ def _inspect_flags(parser: Parser) -> None:
     parser.flag("all-subsets", action="store_true")
     parser.flag("data", help="a folder of demonstrations (*.hdf5), instead of the study's own")
     parser.flag("annotations", action="store_true", help="show the chains of thought: tokens per tag, a page, films")
+    parser.flag("vocabulary", help="with --annotations, qwen.tiktoken: count tokens by Qwen's own vocabulary")
     parser.flag("flow", action="store_true", help="show the optical flow and its tokens: errors, a page, films")
     parser.flag("flow_tokens", help="with --flow, a file of scripts/preprocess_flow.py instead of the stage's own")
     parser.flag("demos", type=int, help="demonstrations of each task that --annotations or --flow films; default 1")

@@ -39,6 +39,7 @@ def inspect(values: Namespace) -> int:
         "--demos says how many --annotations or --flow films; add one of them",
     )
     check(values.flow or not values.flow_tokens, "--flow_tokens is shown by --flow; add that")
+    check(values.annotations or not values.vocabulary, "--vocabulary counts for --annotations; add that")
     if values.annotations:
         return inspecting_reasoning.inspect_annotations(values)
     if values.flow:

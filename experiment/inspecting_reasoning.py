@@ -53,7 +53,7 @@ def inspect_annotations(values: Namespace) -> int:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """How this study's base writes text; why not, where it is not at hand."""
+    """How this study's base, or the vocabulary named, writes text; why not, where it is not at hand."""
 
     encode: Encode | None
     why: str
@@ -61,6 +61,10 @@ class _Tokens:
 
 def _tokenizer(values: Namespace, data: Data) -> _Tokens:
     config = data.config
+    if values.vocabulary:
+        from training.qwen_vocabulary import QwenVocabulary
+
+        return _Tokens(QwenVocabulary.read(Path(values.vocabulary)).encode, "")
     if config.model.base == TINY_BASE:
         node = data_for(values, *STUDY)[0].base()
         folder: Path | str = Store(data.places.store).entry(node.stage, node.key) / "base"

@@ -59,6 +59,7 @@ def test_without_the_bases_tokenizer_it_says_so(finished, tmp_path, capsys):
         (["--annotations", "--data", "x"], "leave --data out"),
         (["--subset", "object", "--demos", "2"], "--demos says how many --annotations or --flow films"),
         (["--annotations"], "--subset NAME or --all-subsets"),
+        (["--vocabulary", "qwen.tiktoken"], "--vocabulary counts for --annotations"),
         (["--annotations", "--subset", "object", "--demos", "-1"], "--demos=-1 is out of range"),
     ],
 )
