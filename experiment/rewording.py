@@ -74,7 +74,7 @@ def expectation(store: Store, node: StageNode) -> str:
         return (
             f"LLM calls, {node.label}: an estimate from typical questions, because the rules have not written yet (the "
             f"same command without annotator=llm and without a key writes them, and this one counts): "
-            f"{_estimate(config, _demos(node)).text(spent, config.max_usd)}"
+            f"{_estimate(config, demos_behind(node)).text(spent, config.max_usd)}"
         )
     from data_pipeline.llm_annotator import demos_of, forecast  # pydantic
 
@@ -90,7 +90,7 @@ def report(store: Store, node: StageNode) -> list[str]:
     return [f"{node.label}:", *quality_lines(json.loads(path.read_text(encoding="utf-8"))), f"more in {path}"]
 
 
-def _demos(node: StageNode) -> int:
+def demos_behind(node: StageNode) -> int:
     """Demonstrations that will be annotated, at most: as many as are made, or as LIBERO's files usually hold."""
     while "demos" not in node.inputs and node.inputs:
         node = next(iter(node.inputs.values()))

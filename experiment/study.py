@@ -11,6 +11,7 @@ from configs.choices import Subset
 from configs.schema import check
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
+from experiment.flow_cost import flow_costs
 from experiment.plan import Places, Result, report_node, report_view
 from experiment.progress import Display, display, seconds_text, times_text
 from experiment.secret import Secret
@@ -220,6 +221,8 @@ def _print_dry_run(store: Store, nodes: Sequence[StageNode], found: dict[str, Fi
     to_run = [node for node in nodes if found[node.key].todo is not Todo.CACHED]
     work_s = sum(expected[node.key] for node in to_run)
     print(f"{len(to_run)} of {len(nodes)} stages to run, about {seconds_text(work_s)} of one core; nothing was run")
+    for line in flow_costs(store, nodes, cached_keys(found)):
+        print(line)
     print("\n".join(rewording.expectations(store, nodes, cached_keys(found))) or "LLM calls: 0")
 
 

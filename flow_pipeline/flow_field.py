@@ -22,6 +22,7 @@ from data_pipeline.flow_tokens import FLOW_COMMAND
 from data_pipeline.whole_files import written_whole
 
 STORED_CELLS = 32
+BYTES_PER_STEP = STORED_CELLS**2 * 2 * 2  # two float16 per cell
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal flow gives equal bytes
 _MANIFEST = "manifest.json"
 

@@ -39,11 +39,12 @@ def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
     with contextlib.closing(Hdf5Source(folder, config.subset)) as source:
         jobs = [_Job(e, parts / (str(e).replace("/", "_") + ".npy")) for e in source.list()]
     before, started = {job for job in jobs if job.done}, time.monotonic()
-    run_jobs(jobs, partial(_Worker, config, folder), _workers(config), context, lambda job: str(job.episode))
+    processes = _workers(config)
+    run_jobs(jobs, partial(_Worker, config, folder), processes, context, lambda job: str(job.episode))
     seconds = time.monotonic() - started
     flows = {job.episode: job.load(config.k) for job in jobs}
     frames = sum(len(flows[job.episode].flow) for job in jobs if job not in before)
-    context.remarks["flow"] = {"frames": frames, "demos": len(jobs) - len(before), "seconds": round(seconds, 1)}
+    context.remarks["flow"] = {"frames": frames, "seconds": round(seconds, 1), "processes": processes}
     save_flow(context.work / "flow.npz", flows, manifest)
     return ["flow.npz"]
 
