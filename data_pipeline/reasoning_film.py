@@ -23,8 +23,8 @@ SIZE = (PICTURE + PANEL, PICTURE + BAR)
 EVERY = 2  # steps between pictures
 _SCALE = PICTURE / POINT_GRID
 _MARGIN, _FONT_PX, _LINE_PX, _CHARACTER_PX = 12, 13, 16, 7
-_PAPER, _INK, _FAINT, _TRACK = (250, 250, 248), (30, 34, 40), (120, 126, 134), (255, 60, 60)
-_COLOURS = ((31, 111, 235), (217, 130, 43), (35, 139, 94), (130, 80, 223), (200, 60, 120), (0, 150, 160))
+_PAPER, _INK, _FAINT, _TRACK, _LABEL = (250, 250, 248), (30, 34, 40), (98, 104, 112), (255, 60, 60), (255, 255, 255)
+_COLOURS = ((31, 111, 235), (176, 92, 10), (28, 120, 80), (130, 80, 223), (200, 60, 120), (0, 118, 128))
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,21 @@ def drawn(
 def _draw_box(draw: ImageDraw.ImageDraw, box: BoundingBox, colour: tuple[int, int, int]) -> None:
     corners = [box.x0 * _SCALE, box.y0 * _SCALE, (box.x1 + 1) * _SCALE - 1, (box.y1 + 1) * _SCALE - 1]
     draw.rectangle(corners, outline=colour, width=2)
-    above = (corners[0] + 3, max(corners[1] - _LINE_PX, 0))
-    draw.text(above, _latin(box.name), colour, ImageFont.load_default(_FONT_PX))
+    font, name = ImageFont.load_default(_FONT_PX), _latin(box.name)
+    width = draw.textlength(name, font) + 6
+    left, top = min(corners[0], PICTURE - width), max(corners[1] - _LINE_PX, 0)  # not over the text beside it
+    draw.rectangle([left, top, left + width - 1, top + _LINE_PX - 1], fill=colour)
+    draw.text((left + 3, top), name, _LABEL, font)
 
 
 def _draw_track(draw: ImageDraw.ImageDraw, points: Sequence[tuple[int, int]]) -> None:
     """From the first point on, the first one large."""
     places = [((x + 0.5) * _SCALE, (y + 0.5) * _SCALE) for x, y in points]
     if len(places) > 1:
+        draw.line(places, fill=_LABEL, width=4)
         draw.line(places, fill=_TRACK, width=2)
     for number, place in enumerate(places):
-        draw.circle(place, 2 if number else 4, fill=_TRACK)
+        draw.circle(place, 3 if number else 5, fill=_TRACK, outline=_LABEL)
 
 
 def _paragraphs(step: StepReasoning | None, head: str) -> list[tuple[tuple[int, int, int], str]]:

@@ -8,9 +8,12 @@ from html import escape
 
 from data_pipeline.contract import Annotation
 from data_pipeline.html_page import document, head_row, notes, section, table
-from data_pipeline.reasoning_film import Stretch, stretches
+from data_pipeline.reasoning_film import SIZE, Stretch, stretches
 
-_STYLE = "video { width: 100%; max-width: 824px; border-radius: 10px; border: 1px solid var(--rule); }"
+_STYLE = f"""video {{ width: 100%; max-width: {SIZE[0]}px; aspect-ratio: {SIZE[0]} / {SIZE[1]}; border-radius: 10px;
+  border: 1px solid var(--rule); }}
+table {{ min-width: 820px; }}
+"""  # a narrow window scrolls the table sideways
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ def render_reasoning_page(title: str, facts: Sequence[str], token_table: Sequenc
 
 
 def _demo(demo: Filmed) -> str:
-    film = f'<video controls preload="none" src="{escape(demo.film)}"></video>'
+    film = f'<video controls preload="metadata" src="{escape(demo.film)}"></video>'
     first = next((s for s in demo.annotation.steps if s is not None), None)
     plan = f"<p>TASK: {escape(first.task)}<br>PLAN: {escape(first.plan)}</p>" if first else ""
     head = head_row(("steps", "subtask", "because", "moves", "because, at first"))
