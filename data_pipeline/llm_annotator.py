@@ -167,13 +167,13 @@ def _apply(tree: Tree, outcomes: Sequence[Outcome], model: str) -> None:
 
 
 def _sources(demo: Demo, wordings: Mapping[str, str], model: str) -> dict[str, str]:
-    """Field -> `llm:<model>`, `rules`, or both where some segments kept the rules' words."""
+    """Field -> `llm:<model>`, or that and `rules` where some segments kept the rules' words."""
     sources: dict[str, str] = {}
     for name in (*SHARED, *REASONS):
         items = [item for item in (*demo.shared, *demo.items) if item.field == name]
         written = sum(item.id in wordings for item in items)
         both = f"llm:{model}" if written == len(items) else f"llm:{model}, rules"
-        sources[_SOURCE_OF[name]] = both if written else "rules"
+        sources |= {_SOURCE_OF[name]: both} if written else {}
     return sources
 
 

@@ -74,7 +74,7 @@ class Demo:
     def of(cls, entry: Mapping[str, Any]) -> Demo:
         """From an episode of annotations.json."""
         steps = [entry["reasoning"][str(t)] for t in range(int(entry["metadata"]["n_steps"]))]
-        names = dict.fromkeys(name for boxes in entry["features"]["bboxes"] for _, name, _ in boxes)
+        names = dict.fromkeys(name for boxes in entry["features"].get("bboxes", ()) for _, name, _ in boxes)
         runs = [list(run) for _, run in groupby(range(len(steps)), key=lambda t: steps[t]["subtask"])]
         return cls(
             episode=EpisodeId.parse(entry["metadata"]["episode_id"]),
@@ -82,7 +82,7 @@ class Demo:
             plan=steps[0]["plan"],
             objects=tuple(names),
             segments=tuple(_segment(number, run, steps) for number, run in enumerate(runs, 1)),
-            shared=tuple(Item(name, skeleton(steps[0][name])[0], name) for name in SHARED),
+            shared=tuple(Item(name, skeleton(steps[0][name])[0], name) for name in SHARED if steps[0][name]),
         )
 
     @property
@@ -92,7 +92,7 @@ class Demo:
 
 
 def _segment(number: int, run: Sequence[int], steps: Sequence[Mapping[str, str]]) -> Segment:
-    wordings = dict.fromkeys((name, skeleton(steps[t][name])[0]) for name in REASONS for t in run)
+    wordings = dict.fromkeys((name, skeleton(steps[t][name])[0]) for name in REASONS for t in run if steps[t][name])
     items = tuple(Item(f"s{number}.{i}", text, name) for i, (name, text) in enumerate(wordings, 1))
     pairs = tuple((steps[t]["move"], steps[t]["move_reason"]) for t in run)
     moves = tuple(dict.fromkeys(move for move, _ in pairs))

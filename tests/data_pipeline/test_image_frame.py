@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.image_frame import (
@@ -43,6 +43,7 @@ def test_frames_as_documented() -> None:
     np.testing.assert_array_equal(convert_image(picture, ImageFrame.UPRIGHT, ImageFrame.ROT180), picture[:, ::-1])
 
 
+@settings(deadline=None)
 @given(pixels, frames, frames)
 def test_a_point_follows_its_pixel(pixel, source, target) -> None:
     image = convert_image(spot(*pixel), source, target)
@@ -50,6 +51,7 @@ def test_a_point_follows_its_pixel(pixel, source, target) -> None:
     np.testing.assert_array_equal(point, where(image))
 
 
+@settings(deadline=None)
 @given(pixels, pixels, frames, frames)
 def test_flow_leads_to_where_the_pixel_goes(start, end, source, target) -> None:
     flow = spot(*start) * np.subtract(end, start)
@@ -60,6 +62,7 @@ def test_flow_leads_to_where_the_pixel_goes(start, end, source, target) -> None:
     np.testing.assert_array_equal(moved[y, x], new_end - new_start)
 
 
+@settings(deadline=None)
 @given(pixels, pixels, frames, frames)
 def test_a_box_holds_the_same_pixels(first, second, source, target) -> None:
     low, high = np.minimum(first, second), np.maximum(first, second) + 1
@@ -78,6 +81,8 @@ def test_there_and_back(source: ImageFrame, target: ImageFrame) -> None:
     np.testing.assert_array_equal(convert_flow(convert_flow(flow, source, target), target, source), flow)
     back = convert_points(convert_points(points, SIZE, source, target), SIZE, target, source)
     np.testing.assert_allclose(back, points)
+    boxes = np.concatenate([points, points + rng.random((4, 2))], axis=1)
+    np.testing.assert_allclose(convert_boxes(convert_boxes(boxes, SIZE, source, target), SIZE, target, source), boxes)
 
 
 def test_policy_image_is_rotated_then_resized_once() -> None:
