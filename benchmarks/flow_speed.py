@@ -23,7 +23,7 @@ from flow_pipeline.raft_processor import make_estimator
 
 HORIZON = 8
 TIMEOUT_S = 600
-FRAMES = {"sim": 60, "dis_chain": 60, "cuda": 96, "cpu": 8}
+FRAMES = {"sim": 60, "dis_chain": 60, "cuda": 96, "cpu": 4}
 
 
 @dataclass(frozen=True)

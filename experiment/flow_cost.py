@@ -14,7 +14,7 @@ from experiment.store import Manifest, Store
 
 STAGE = "flow"
 TYPICAL_STEPS = 150  # of a demonstration after regeneration, for estimates before there are any
-TYPICAL_MS = {  # of one core per frame at 128 and 256 px (benchmarks/bench_flow.py)
+TYPICAL_MS = {  # of one core per frame at 128 and 256 px, roughly; benchmarks/bench_flow.py measures it
     "sim": (5.0, 9.0),
     "dis_chain": (18.0, 28.0),
     "raft_large": (156.0, 700.0),

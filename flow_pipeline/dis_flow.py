@@ -1,8 +1,8 @@
 """Backend `dis_chain`: OpenCV's DIS (Kroeger et al., 2016) between consecutive frames, followed along the chain.
 
-Over 8 steps a single direct estimate is no better than no motion at all (benchmarks/bench_flow.py has both). What the
-later image does not show is found by the way back (Sundaram et al., 2010): followed forwards and then backwards, a
-point should be where it began.
+A single estimate over a whole chunk loses large motions: for the wrist camera it is little better than no motion at all
+(benchmarks/bench_flow.py scores both). What the later image does not show is found by the way back (Sundaram et al.,
+2010): followed forwards and then backwards, a point should be where it began.
 """
 
 from __future__ import annotations
