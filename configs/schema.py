@@ -185,6 +185,7 @@ class DataConfig:
     skip_bad: bool = False  # leave out raw demonstrations that cannot be used, and list them
     test_fraction: float = 0.05
     seed: int = 42
+    transit_noise: float = added(0.0)  # of the expert's executed (not recorded) actions in free space: std, of 1
 
     def __post_init__(self) -> None:
         check(
@@ -192,6 +193,7 @@ class DataConfig:
             f"data.source={self.source!r}; allowed: auto, official, expert",
         )
         in_range("data.demos_per_task", self.demos_per_task, 1)
+        in_range("data.transit_noise", self.transit_noise, 0, 1)
         in_range("data.test_fraction", self.test_fraction, 0, 0.5)
 
 

@@ -32,6 +32,7 @@ class DemosSlice:
     seed: int
     env: EnvConfig
     workers: int = not_in_key(1)
+    transit_noise: float = added(0.0)
 
 
 @dataclass(frozen=True)

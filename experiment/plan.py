@@ -121,15 +121,20 @@ class Data:
         data, source = self.config.data, self.sources[subset]
         tasks = data.tasks.of(subset)
         if source.kind == EXPERT:
-            config = DemosSlice(subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers)
+            config = DemosSlice(
+                subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers, data.transit_noise
+            )
             return make_node("demos", subset.value, config, {})
         files, paths = official_files(source, subset, tasks, self.places.store)
         return make_node("official", subset.value, OfficialSlice(subset, tasks, files, paths, data.skip_bad), {})
 
     def regenerate(self, subset: Subset) -> StageNode:
-        """Replayed, filtered demonstrations. Files that are already clean stand for themselves."""
+        """Replayed, filtered demonstrations. Files that are already clean stand for themselves.
+
+        So do the expert's with noise in transit: what they record is not what was executed, and cannot be replayed.
+        """
         demos = self.demos(subset)
-        if self.sources[subset].clean:
+        if self.sources[subset].clean or (self.sources[subset].kind == EXPERT and self.config.data.transit_noise):
             return demos
         config = RegenerateSlice(subset, self.config.env, self.config.data.skip_bad, self.workers)
         return make_node("regenerate", subset.value, config, {"demos": demos})

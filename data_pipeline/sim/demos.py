@@ -46,6 +46,8 @@ MAX_ATTEMPTS = 8
 """Attempts per demonstration before it is given up."""
 MAX_STARTS = 64
 """Starts drawn per demonstration before it is given up."""
+NOISE_LEVELS = (1.0, 0.625, 0.25, 1.0, 0.625, 0.25, 0.0)
+"""Of seven demonstrations with noise in transit, what share of it each has; the last has none."""
 HOPELESS_AFTER = 3
 """A task none of whose first demonstrations can be made (MAX_ATTEMPTS each) is given up."""
 
@@ -60,6 +62,12 @@ class DemoJob:
     seed: int  # the study's
     part: Path  # its HDF5 file; the outcome beside it is written last and says that it is done
     env: EnvConfig
+    transit_noise: float = 0.0
+
+    @property
+    def own_noise(self) -> float:
+        """Noise in transit of this demonstration."""
+        return self.transit_noise * NOISE_LEVELS[self.episode.demo % len(NOISE_LEVELS)]
 
     @property
     def outcome_file(self) -> Path:
@@ -167,8 +175,11 @@ class Recorder:
         return images
 
 
-def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Outcome:
-    """Try until the expert succeeds, at most MAX_ATTEMPTS times; write the success to `target`."""
+def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise: float = 0.0) -> Outcome:
+    """Try until the expert succeeds, at most MAX_ATTEMPTS times; write the success to `target`.
+
+    noise: standard deviation of what disturbs the executed actions in transit; the recorded ones stay the expert's.
+    """
     failed: list[FailedAttempt] = []
     for number in range(MAX_STARTS):
         own_seed = attempt_seed(episode, seed, number)
@@ -177,7 +188,7 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
         if distance_m < MIN_START_DISTANCE_M:
             continue
         recorder = Recorder(env)
-        attempt = play(env, np.random.default_rng([own_seed, 1]), MAX_STEPS[episode.subset], recorder)
+        attempt = play(env, own_seed, MAX_STEPS[episode.subset], recorder, noise)
         if attempt.success:
             record = recorder.record(state, own_seed, attempt.phases)
             write_demo(target, record)
@@ -197,13 +208,14 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path) -> Ou
     return Outcome((*failed, FailedAttempt(-1, near)), refused_starts=MAX_STARTS - len(failed))
 
 
-def play(env: LiberoEnv, rng: np.random.Generator, max_steps: int, recorder: Recorder) -> Attempt:
+def play(env: LiberoEnv, seed: int, max_steps: int, recorder: Recorder, noise: float) -> Attempt:
     """Let the start settle, then let the expert try. Where the physics blows up, the attempt has failed."""
-    from data_pipeline.sim.expert.expert import Attempt, run_expert
+    from data_pipeline.sim.expert.expert import Attempt, TransitNoise, run_expert
 
+    disturbing = TransitNoise(noise, np.random.default_rng([seed, 2])) if noise else None
     try:
         env.settle(SETTLE_STEPS)
-        return run_expert(env, rng, max_steps, recorder)
+        return run_expert(env, np.random.default_rng([seed, 1]), max_steps, recorder, disturbing)
     except SimulationUnstableError as problem:
         return Attempt(success=False, steps=0, reason=str(problem))
 
@@ -220,7 +232,11 @@ class DemoMaker:
         job.part.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         hopeless = is_hopeless(job.part.parent)
-        outcome = Outcome() if hopeless else make_demo(self._environment(job), job.episode, job.seed, job.part)
+        outcome = (
+            Outcome()
+            if hopeless
+            else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise)
+        )
         write_json(job.outcome_file, {"outcome": asdict(outcome), "seconds": time.monotonic() - started})
 
     def close(self) -> None:
@@ -269,7 +285,11 @@ def demo_jobs(config: DemosSlice, parts: Path) -> list[DemoJob]:
     """One job per demonstration, in order."""
     return [
         DemoJob(
-            EpisodeId(config.subset, task, demo), config.seed, parts / f"{task:02d}" / f"{demo:04d}.hdf5", config.env
+            EpisodeId(config.subset, task, demo),
+            config.seed,
+            parts / f"{task:02d}" / f"{demo:04d}.hdf5",
+            config.env,
+            config.transit_noise,
         )
         for task in config.tasks
         for demo in range(config.episodes_per_task)

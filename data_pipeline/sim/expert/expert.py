@@ -34,6 +34,25 @@ _NOT_DONE = {
 _ATTEMPTS_PER_GOAL = 3
 _DRAWER_AJAR = 0.08  # metres: wide enough to put something in
 _BETWEEN = 0.008  # metres: half the gap between two objects on one burner
+_NOISE_MEMORY, _NOISE_STEP = 0.8, 0.6  # per control step: together they keep the strength as standard deviation
+_NOISE_SHAPE = np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])  # share of the strength: positions, rotations
+
+
+class TransitNoise:
+    """Pushes the hand off its way where nothing is near, as a learner's own errors will (DART, arXiv:1703.09327).
+
+    What is executed is disturbed, what is recorded is not: so demonstrations show how to come back.
+    """
+
+    def __init__(self, strength: float, rng: np.random.Generator) -> None:
+        self._scale = strength * _NOISE_SHAPE
+        self._rng = rng
+        self._drift = np.zeros(6)
+
+    def disturb(self, action: np.ndarray) -> np.ndarray:
+        """The action [7] with a slowly varying error added to its six motions."""
+        self._drift = _NOISE_MEMORY * self._drift + _NOISE_STEP * self._scale * self._rng.normal(size=6)
+        return np.clip(action + np.array([*self._drift, 0.0]), -1, 1)
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,11 @@ class Expert:
         """What the last action is for: see `Hand.phase`."""
         return self._hand.phase
 
+    @property
+    def in_transit(self) -> bool:
+        """Whether the action advised last moves the hand through free space."""
+        return self._hand.in_transit
+
     def advise(self) -> np.ndarray | str:
         """The next action, float32 [7], for the state as it is now; or why the expert gives up."""
         try:
@@ -73,10 +97,12 @@ def run_expert(
     rng: np.random.Generator,
     max_steps: int,
     before_step: Callable[[np.ndarray], None] = lambda action: None,
+    noise: TransitNoise | None = None,
 ) -> Attempt:
     """Drive `env` from its present state until success, failure or `max_steps`.
 
-    `before_step` is called with each action (float32 [7]) before it is executed.
+    `before_step` is called with each action (float32 [7]) before it is executed; with `noise`, what is executed in
+    transit is that action disturbed.
     """
     expert, phases = Expert(env, rng), list[str]()
     for steps in range(max_steps):
@@ -85,7 +111,7 @@ def run_expert(
             return Attempt(success=False, steps=steps, reason=advice)
         phases.append(expert.phase)
         before_step(advice)
-        if env.step(advice):
+        if env.step(noise.disturb(advice) if noise and expert.in_transit else advice):
             return Attempt(success=True, steps=steps + 1, reason="", phases=tuple(phases))
     return Attempt(success=False, steps=max_steps, reason=f"after {max_steps} steps {_missing(env)}")
 

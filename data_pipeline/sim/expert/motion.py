@@ -28,6 +28,8 @@ _STALL_STEPS = 10
 _STALL_PROGRESS = 1e-3
 _CLOSING_STEPS = 6  # until the gripper's motors press in full
 _FINGERS_STILL = 3e-4  # metres per step
+_LOOSE = 0.012  # metres: who aims at a waypoint more exactly is about to grasp or to let go
+_NEAR = 0.03  # metres to a waypoint: the end of a transit
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Hand:
         self.style = style
         self.gripper = GRIPPER_OPEN
         self.phase = ""
+        self.in_transit = False  # the action that was yielded last may be disturbed: nothing is near the hand
         self.rest_rotation = pointing_down(scene.hand_rotation[:, 0])
 
     @property
@@ -105,10 +108,12 @@ class Hand:
         steps: int = 90,
         speed: float = 1.0,
         patient: bool = False,
+        careful: bool = False,
     ) -> Motion:
         """Move until within `tolerance` metres and `angle` radians, at most `steps` actions.
 
-        Gives up when no progress is made for half a second, unless `patient`.
+        Gives up when no progress is made for half a second, unless `patient`. A loose waypoint that is still far is a
+        transit, unless `careful`.
         """
         best, stalled = np.inf, 0
         for _ in range(steps):
@@ -122,7 +127,9 @@ class Hand:
                 stalled += 1
             if stalled > _STALL_STEPS and not patient:
                 return
+            self.in_transit = not careful and tolerance >= _LOOSE and distance > _NEAR
             yield self.toward(target, rotation, speed * self.style.speed, insist=1 + _INSIST * stalled)
+            self.in_transit = False
 
     def rise_to(self, height: float, rotation: np.ndarray | None = None, tolerance: float = 0.03) -> Motion:
         """Straight up to a height; nothing when already there."""
@@ -131,7 +138,7 @@ class Hand:
 
     def lift(self, by: np.ndarray, rotation: np.ndarray | None, tolerance: float = 0.03) -> Motion:
         """Move by an offset."""
-        yield from self.go_to(self.position + by, rotation, tolerance=tolerance)
+        yield from self.go_to(self.position + by, rotation, tolerance=tolerance, careful=True)
 
     def close(self, steps: int = 15) -> Motion:
         """Close the fingers where the hand is, pressing lightly, until they no longer move."""

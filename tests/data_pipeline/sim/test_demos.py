@@ -62,7 +62,7 @@ def fake(monkeypatch):
     def install(lost):
         tried = []
 
-        def make(env, episode, seed, target):
+        def make(env, episode, seed, target, noise):
             tried.append((episode.task_id, episode.demo))
             if tried[-1] in lost:
                 return LOST
