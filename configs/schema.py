@@ -269,7 +269,7 @@ class FlowConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The backbone. `base` is a hub id, a local path, or `tiny`: built from the sizes below and trained here."""
+    """The backbone. `base` is a hub id, a local path, `tiny` (ours) or `scratch` (of the sizes below, trained here)."""
 
     base: str = "declare-lab/nora"
     revision: str = ""  # 40-hex commit for hub ids
@@ -346,7 +346,8 @@ class BaseConfig:
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 50
-    language_batch: int = 1  # chains of thought per step, before a grey image
+    language_batch: int = 1  # chains of thought per batch of them, before a grey image
+    language_every: int = added(1)  # steps from one such batch to the next
     shift_px: int = 3  # random shifts of the image; only while no coordinates are taught
     seed: int = 42
 

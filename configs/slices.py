@@ -140,7 +140,7 @@ class TokensSlice:
 class BaseSlice:
     """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
 
-    Inputs `regenerate/<subset>`, `split/<subset>`, `stats/<subset>` for each subset.
+    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset.
     """
 
     subsets: tuple[Subset, ...]
@@ -151,10 +151,17 @@ class BaseSlice:
 
 
 @dataclass(frozen=True)
+class ShippedSlice:
+    """Stage `shipped`: the tiny base that comes with the project. No inputs."""
+
+    files: tuple[tuple[str, str], ...]  # (name, sha256)
+
+
+@dataclass(frozen=True)
 class TrainSlice:
     """Stage `train`: one LoRA adapter, checkpoint-final/ and metrics.jsonl.
 
-    Inputs `regenerate`, `split`, `stats`, then `annotate`, `tokens`, `base` where the phase or the preset needs them.
+    Inputs `regenerate`, `split`, then `annotate`, `tokens` where the phase needs them, and `base` or else `stats`.
     """
 
     subset: Subset

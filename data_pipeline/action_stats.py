@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.choices import Normalization, Subset
+from configs.choices import Normalization
 from configs.schema import ConfigError, check
 from configs.slices import StatsSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, Episode, StageContext
@@ -204,15 +204,15 @@ def _check_units(name: str, unit: np.ndarray) -> None:
         )
 
 
-def statistics_of(
-    subset: Subset, training: Iterable[Episode], half_range_floor: float, mode: Normalization
+def pooled_statistics(
+    name: str, training: Iterable[Episode], half_range_floor: float, mode: Normalization
 ) -> ActionStatistics:
-    """Of a subset's training episodes. Raises ConfigError where they have no range to normalise by."""
+    """Of training episodes, of one subset or several. Raises ConfigError where they have no range to normalise by."""
     actions, proprio = [], []
     for episode in training:
         actions.append(episode.actions)
         proprio.append(episode.proprio)
-    return ActionStatistics.of(SUITE_OF[subset], actions, proprio, half_range_floor, mode)
+    return ActionStatistics.of(name, actions, proprio, half_range_floor, mode)
 
 
 def run_stats(config: StatsSlice, context: StageContext) -> list[str]:
@@ -220,6 +220,6 @@ def run_stats(config: StatsSlice, context: StageContext) -> list[str]:
     source = Hdf5Source(context.inputs["regenerate"], config.subset)
     train = load_split(context.inputs["split"] / SPLIT_FILE).train
     episodes = (source.open(episode) for episode in train)
-    statistics = statistics_of(config.subset, episodes, config.half_range_floor, config.normalization)
+    statistics = pooled_statistics(SUITE_OF[config.subset], episodes, config.half_range_floor, config.normalization)
     statistics.save(context.work / STATISTICS_FILE)
     return [STATISTICS_FILE]

@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "one adapter of one phase",
     "evaluate": "rollouts of a trained adapter, or of a control",
     "make_report": "the table, again, from the stored results",
+    "make_base": "the tiny base that comes with the project, made again (hours)",
     "failures": "why episodes of evaluations failed: how far each came",
     "film": "any evaluated episode as a film, from its records",
     "inspect": "a page and a contact sheet of the demonstrations, to look at before training",

@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.choices import STUDY, Mode
 from configs.schema import check
 from data_pipeline.libero_utils import parse_subset
-from experiment import compose, datasets, inspecting, results
+from experiment import compose, datasets, inspecting, making_base, results
 from experiment.cli import COMMANDS
 from experiment.flags import FLAGS, Parser
 from experiment.given import annotations_given, flow_tokens_given
@@ -142,5 +142,6 @@ _ACTIONS: dict[str, Callable[[Namespace], int]] = {
     "train": _train,
     "evaluate": results.evaluate,
     "make_report": results.make_report,
+    "make_base": making_base.make_base,
     "inspect": inspecting.inspect,
 }

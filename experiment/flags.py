@@ -161,6 +161,11 @@ def _evaluate_flags(parser: Parser) -> None:
     _places_flags(parser)
 
 
+def _base_flags(parser: Parser) -> None:
+    parser.flag("target", default="training/tiny_base", help="where the base goes; default: %(default)s")
+    _places_flags(parser)
+
+
 def _inspect_flags(parser: Parser) -> None:
     _subset_flag(parser)
     parser.flag("all-subsets", action="store_true")
@@ -183,6 +188,7 @@ FLAGS: dict[str, Callable[[Parser], None]] = {
     "train": _train_flags,
     "evaluate": _evaluate_flags,
     "make_report": _places_flags,
+    "make_base": _base_flags,
     "inspect": _inspect_flags,
 }
 """Command -> what adds its flags."""

@@ -166,11 +166,11 @@ def split_as_staged(config: ExperimentConfig, folder: Path, subset: Subset) -> S
 
 def statistics_as_staged(config: ExperimentConfig, folder: Path, subset: Subset, split: Split) -> ActionStatistics:
     """As the stage would, of the training demonstrations. Raises ConfigError where a dimension stands still."""
-    from data_pipeline.action_stats import statistics_of
+    from data_pipeline.action_stats import pooled_statistics
     from data_pipeline.raw_loader import Hdf5Source
 
     training = map(Hdf5Source(folder, subset).open, split.train)
-    return statistics_of(subset, training, config.action.half_range_floor, config.action.normalization)
+    return pooled_statistics(SUITE_OF[subset], training, config.action.half_range_floor, config.action.normalization)
 
 
 def _known_of_folder(values: Namespace, folder: Path, subset: Subset) -> Known:

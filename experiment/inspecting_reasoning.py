@@ -18,10 +18,11 @@ from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
-from experiment.resolve import TINY_BASE
 from experiment.settings import choice_of, places_of
 from experiment.store import Store, environment_errors
 from experiment.study import Study, run_study
+from training.base_folder import SCRATCH, TINY
+from training.shipped_base import SHIPPED
 
 if TYPE_CHECKING:
     from data_pipeline.reasoning_page import Filmed
@@ -65,9 +66,11 @@ def _tokenizer(values: Namespace, data: Data) -> _Tokens:
         from training.qwen_vocabulary import QwenVocabulary
 
         return _Tokens(QwenVocabulary.read(Path(values.vocabulary)).encode, "")
-    if config.model.base == TINY_BASE:
+    if config.model.base == TINY:
+        folder: Path | str = SHIPPED
+    elif config.model.base == SCRATCH:
         node = data_for(values, *STUDY)[0].base()
-        folder: Path | str = Store(data.places.store).entry(node.stage, node.key) / "base"
+        folder = Store(data.places.store).entry(node.stage, node.key) / "base"
         if not Path(folder).is_dir():
             return _Tokens(None, "tokens: not counted, the tiny base is not trained yet; run_experiment does so")
     else:

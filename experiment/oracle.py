@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,17 @@ from experiment.datasets import data_for
 from experiment.flags import Parser
 from experiment.inspecting import entry_of, settings_of, split_as_staged, statistics_as_staged, subset_of
 from experiment.plan import expert_views
-from experiment.resolve import TINY_BASE, named_source, resolve
+from experiment.resolve import named_source, resolve
 from experiment.settings import choice_of, places_of
 from experiment.study import Study, run_study
+from training.base_folder import SCRATCH, TINY, TINY_BASES, folder_digest
+from training.shipped_base import BASE_FOLDER, BASE_STATISTICS, SHIPPED, ShippedBase
 
 if TYPE_CHECKING:
     import numpy as np
 
     from data_pipeline.action_stats import ActionStatistics
-    from data_pipeline.contract import EpisodeId
+    from data_pipeline.contract import Episode, EpisodeId
     from data_pipeline.data_splitter import Split
     from evaluation.oracle import Examination, Row
     from evaluation.oracle_faults import Fault
@@ -103,7 +105,7 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
     from data_pipeline.data_splitter import SPLIT_FILE, load_split
 
     data, prepared = data_for(values, *subsets)
-    if data.config.model.base == TINY_BASE and not values.adapter:
+    if data.config.model.base == SCRATCH and not values.adapter:
         subsets = STUDY
         data, prepared = data_for(values, *subsets)
     targets = tuple(data.stats(subset) for subset in subsets)
@@ -111,7 +113,7 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
     done = run_study(study, choice_of(values, data.config))
     if values.dry_run or done.code:
         return data.config, []
-    return data.config, [
+    own = [
         Demonstrations(
             subset,
             entry_of(data, data.regenerate(subset)),
@@ -120,6 +122,28 @@ def _of_study(values: Namespace, subsets: tuple[Subset, ...]) -> tuple[Experimen
         )
         for subset in subsets
     ]
+    return data.config, _on_one_scale(data.config, own)
+
+
+def _on_one_scale(config: ExperimentConfig, found: list[Demonstrations]) -> list[Demonstrations]:
+    """With the statistics that training would use: on a tiny base, those of the base."""
+    from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics, pooled_statistics
+    from data_pipeline.raw_loader import Hdf5Source
+
+    def training() -> Iterator[Episode]:
+        for one in found:
+            source = Hdf5Source(one.folder, one.subset)
+            yield from map(source.open, one.split.train)
+
+    if config.model.base not in TINY_BASES:
+        return found
+    if config.model.base == TINY:
+        shared = ActionStatistics.load(SHIPPED / STATISTICS_FILE)
+    else:
+        shared = pooled_statistics(
+            BASE_STATISTICS, training(), config.action.half_range_floor, config.action.normalization
+        )
+    return [replace(one, statistics=shared) for one in found]
 
 
 def _given(values: Namespace, folder: Path) -> tuple[ExperimentConfig, list[Demonstrations]]:
@@ -127,7 +151,8 @@ def _given(values: Namespace, folder: Path) -> tuple[ExperimentConfig, list[Demo
     subset = subset_of(folder)
     config = resolve(settings_of(values), (), places_of(values).data_dir, named_source).config
     split = split_as_staged(config, folder, subset)
-    return config, [Demonstrations(subset, folder, split, statistics_as_staged(config, folder, subset, split))]
+    own = Demonstrations(subset, folder, split, statistics_as_staged(config, folder, subset, split))
+    return config, _on_one_scale(config, [own])
 
 
 # ------------------------------------------------------------------ training's side and the deployed one
@@ -137,10 +162,12 @@ def _sides(
     values: Namespace, config: ExperimentConfig, found: Sequence[Demonstrations], subset: Subset
 ) -> tuple[ActionPath, list[Fault]]:
     """Both sides, and what is wrong already with the deployed one's files."""
+    from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
     from evaluation.episodes import make_protocol
     from evaluation.interface import Interface
     from evaluation.oracle_card import card_faults, length_faults, load_interface
     from evaluation.oracle_path import ActionPath
+    from training.action_tokenizer import ACTION_TOKENIZER_FILE, load
 
     own, size = next(d.statistics for d in found if d.subset is subset), config.model.image_size
     horizon, protocol = config.action.horizon, make_protocol(config.eval, config.action.execute, MAX_STEPS[subset])
@@ -149,20 +176,26 @@ def _sides(
         return ActionPath(taught, taught), length_faults(taught, horizon, protocol)
     deployed, card = load_interface(Path(values.adapter))
     check(card.subset is subset, f"--subset {subset}, but {values.adapter} was trained on {card.subset}")
-    used = deployed.tokenizer
+    used, base = deployed.tokenizer, _tiny_base(values, card.base_digest)
+    if base is not None:
+        own = ActionStatistics.load(base / STATISTICS_FILE)
     if used.digest != card.action_tokenizer:
-        used = _base_tokenizer(values, card.action_tokenizer) or _tokenizer(config, found, subset)
+        used = load(base / ACTION_TOKENIZER_FILE) if base is not None else _tokenizer(config, found, subset)
     taught = Interface(used, own, size)
     faults = card_faults(card, deployed, taught)
     return ActionPath(taught, deployed), faults + length_faults(deployed, horizon, protocol)
 
 
 def _tokenizer(config: ExperimentConfig, found: Sequence[Demonstrations], subset: Subset) -> FastTokenizer:
-    """The one that training would use: of FAST+'s files, or fitted; for the tiny base on the demonstrations of all."""
+    """The one that training would use: the shipped base's, of FAST+'s files, or a fit (`scratch`: on all subsets)."""
     from data_pipeline.raw_loader import Hdf5Source
+    from training.action_tokenizer import ACTION_TOKENIZER_FILE, load
     from training.train_inputs import make_actions
 
-    fitted_on = found if config.model.base == TINY_BASE else [d for d in found if d.subset is subset]
+    if config.model.base == TINY:
+        ShippedBase.read().check_fits(config)
+        return load(SHIPPED / ACTION_TOKENIZER_FILE)
+    fitted_on = found if config.model.base == SCRATCH else [d for d in found if d.subset is subset]
 
     def normalised() -> Iterator[np.ndarray]:
         for demonstrations in fitted_on:
@@ -176,14 +209,10 @@ def _tokenizer(config: ExperimentConfig, found: Sequence[Demonstrations], subset
     return tokenizer
 
 
-def _base_tokenizer(values: Namespace, digest: str) -> FastTokenizer | None:
-    """The action tokenizer of a base in the store, by digest."""
-    from training.action_tokenizer import ACTION_TOKENIZER_FILE, load
-
-    for path in sorted(places_of(values).store.glob(f"base/*/base/{ACTION_TOKENIZER_FILE}")):
-        if (tokenizer := load(path)).digest == digest:
-            return tokenizer
-    return None
+def _tiny_base(values: Namespace, digest: str) -> Path | None:
+    """The tiny base that an adapter was trained on: the shipped one, or one in the store."""
+    stored = sorted(places_of(values).store.glob(f"base/*/{BASE_FOLDER}"))
+    return next((folder for folder in (SHIPPED, *stored) if folder_digest(folder) == digest), None)
 
 
 # ------------------------------------------------------------------ the examination
@@ -208,7 +237,7 @@ def _examine(
             executes = sorted({config.action.execute, path.deployed.tokenizer.horizon})
             protocols = {p.execute: p for p in (make_protocol(config.eval, e, MAX_STEPS[subset]) for e in executes)}
             chosen = recordings(demonstrations.folder, subset, demonstrations.split.test, values.demos)
-            others = [d.statistics for d in found if d.subset is not subset]
+            others = [d.statistics for d in found if d.statistics is not path.taught.statistics]
             seen = examine(chosen, path, list(protocols.values()), pool, others)
             examinations[subset] = Examination(seen.rows, (*faults, *seen.faults))
             print(f"  {subset}: {len(chosen)} demonstrations replayed", flush=True)

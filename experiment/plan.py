@@ -24,6 +24,7 @@ from configs.slices import (
     RegenerateSlice,
     ReportSlice,
     RewordSlice,
+    ShippedSlice,
     SplitSlice,
     StatsSlice,
     TokensSlice,
@@ -31,9 +32,11 @@ from configs.slices import (
 )
 from data_pipeline.llm_money import price_of
 from data_pipeline.llm_prompts import PROMPT_VERSION
-from experiment.resolve import EXPERT, TINY_BASE, DataSource, official_files, raft_choice
+from experiment.resolve import EXPERT, DataSource, official_files, raft_choice
 from experiment.stages import StageNode, make_node
 from experiment.views import View
+from training.base_folder import TINY, TINY_BASES
+from training.shipped_base import ShippedBase
 
 STAGE_OF_SOURCE = {"reasoning": "annotate", "flow": "tokens"}
 """What a phase's segments are made from -> the stage that makes it, which is also the input's name in training."""
@@ -196,17 +199,20 @@ class Data:
         return make_node("tokens", subset.value, config, {"flow": self.flow(subset)})
 
     def base(self) -> StageNode:
-        """The tiny backbone, trained on all subsets; the same whichever subset is asked for."""
+        """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for."""
         config = self.config
+        if config.model.base == TINY:
+            ShippedBase.read().check_fits(config)
+            return shipped_node()
         slice_ = BaseSlice(STUDY, config.model, config.action, config.base, config.trainer)
-        makers = {
-            "regenerate": self.regenerate,
-            "split": self.split,
-            "stats": self.stats,
-            "annotate": self.annotate,
-        }
+        makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
         return make_node("base", "", slice_, inputs)
+
+
+def shipped_node() -> StageNode:
+    """The tiny base that comes with the project; its key follows from its files."""
+    return make_node("shipped", "", ShippedSlice(tuple(sorted(ShippedBase.read().files.items()))), {})
 
 
 def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
@@ -214,14 +220,16 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
     config, subset = run.config, run.subset
     data = Data(config, run.sources, places, workers)
     makers = {"annotate": data.reasoning, "tokens": data.tokens}
-    inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset), "stats": data.stats(subset)}
+    inputs = {"regenerate": data.regenerate(subset), "split": data.split(subset)}
     for source in config.phase.sources:
         name = STAGE_OF_SOURCE.get(source)
         if name is None:
             raise ConfigError(f"phase.segments.source={source!r}; allowed: {', '.join(STAGE_OF_SOURCE)}, action")
         inputs[name] = run.substitutes.get(name) or makers[name](subset)
-    if config.model.base == TINY_BASE:
-        inputs["base"] = data.base()
+    if config.model.base in TINY_BASES:
+        inputs["base"] = data.base()  # brings the scale of its actions along
+    else:
+        inputs["stats"] = data.stats(subset)
     slice_ = TrainSlice(
         subset=subset,
         phase=config.reasoning_dropout.trimmed(config.phase),

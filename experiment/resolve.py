@@ -21,8 +21,8 @@ from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json
 from experiment.store import file_sha256, write_synced
 from experiment.views import NOTE_FILE
+from training.base_folder import SCRATCH
 
-TINY_BASE = "tiny"
 EXPERT = "expert"
 OFFICIAL = "official"
 
@@ -114,8 +114,8 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
 
 
 def needed_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
-    """Subsets whose data a run needs: the tiny backbone is trained on all four, whatever is asked for."""
-    return STUDY if config.model.base == TINY_BASE else tuple(subsets)
+    """Subsets whose data a run needs: a tiny backbone is trained on all four, whatever is asked for."""
+    return STUDY if config.model.base == SCRATCH else tuple(subsets)
 
 
 def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:

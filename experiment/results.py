@@ -29,15 +29,17 @@ from experiment.plan import (
     expert_views,
     full_node,
     replay_node,
+    shipped_node,
 )
-from experiment.resolve import TINY_BASE, find_source, named_source
+from experiment.resolve import find_source, named_source
 from experiment.settings import choice_of, data_workers, places_of, prepare, short
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 from experiment.study import EVALUATIONS, Choice, Study, published_results, run_study
 from experiment.tables import GROUP_MARK, belongs, table_group, table_title
 from experiment.views import Marker, View, ViewState, markers, state
-from training.base_folder import folder_digest
+from training.base_folder import TINY_BASES, folder_digest
+from training.shipped_base import SHIPPED
 
 
 def evaluate(values: Namespace) -> int:
@@ -96,7 +98,7 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
     )
     elsewhere = "" if subset == trained_on else f"from_{trained_on}"
     tasks, apart = _tasks(values.tasks, config, subset)
-    base = _base_of(store, adapter, card) if config.model.base == TINY_BASE else None
+    base = _base_of(store, adapter, card) if config.model.base in TINY_BASES else None
     run_ = Run(config, subset, sources, _joined(_variant_of(adapter), elsewhere, apart), tasks=tasks)
     train = adapter if adapter.stage == "train" else None
     return _Wanted(run_, evaluate_node(run_, adapter, base), table_title(config, sources), prepared.said, train)
@@ -190,7 +192,9 @@ def _base_of(store: Store, adapter: StageNode, card: Mapping[str, Any]) -> Stage
     """The tiny backbone of an adapter: the one it was trained on, or the one its card names by digest."""
     manifest = store.whole(adapter.stage, adapter.key)
     if manifest is not None and "base" in manifest.inputs:
-        return stored_node("base", "", manifest.inputs["base"]["key"])
+        return stored_node(manifest.inputs["base"]["stage"], "", manifest.inputs["base"]["key"])
+    if folder_digest(SHIPPED) == card["base_digest"]:
+        return shipped_node()
     for _, candidate in store.manifests("base"):
         if folder_digest(store.entry("base", candidate.key) / "base") == card["base_digest"]:
             return stored_node("base", "", candidate.key)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from configs.choices import Subset
 from configs.schema import ExperimentConfig
-from experiment.resolve import TINY_BASE, DataSource
+from experiment.resolve import DataSource
 from experiment.stages import StageNode, digest
+from training.base_folder import TINY_BASES
 
 GROUP_MARK = " #"
 _ANY_NUMBER_OF = ("num_trials", "think_trials", "modes", "batch_rows", "perturb")
@@ -18,7 +19,7 @@ def table_title(config: ExperimentConfig, sources: Mapping[Subset, DataSource]) 
     """What the table is, and on what. Results with different titles never share a table."""
     kinds = sorted({source.kind for source in sources.values()}) or [config.data.source]
     on = f"{' and '.join(kinds)} demonstrations, {config.env.assets} assets, {config.env.look.value} look"
-    if config.model.base == TINY_BASE:
+    if config.model.base in TINY_BASES:
         return f"Tiny preset: a check of the machinery, not a result about the methods ({on})"
     return f"{config.model.base} on LIBERO ({on})"
 

@@ -10,6 +10,10 @@ from configs.schema import check
 from data_pipeline.contract import EnvironmentProblem
 
 TINY = "tiny"
+"""`model.base` for the tiny base that comes with the project."""
+SCRATCH = "scratch"
+"""`model.base` for a tiny base that is trained here, by the stage `base`."""
+TINY_BASES = (TINY, SCRATCH)
 
 _DIGESTED = ("config.json", "*.safetensors", "tokenizer.json")
 _BLOCK = 1 << 20
@@ -29,12 +33,12 @@ class BaseFolder:
 def locate_base(base: str, revision: str = "", folder: Path | None = None, asked: str = "model.base=") -> BaseFolder:
     """Find the base model's files.
 
-    base: `tiny` (then `folder` is what its stage made), a local folder, or a hub id (cached, or fetched here).
+    base: `tiny` or `scratch` (`folder` is what its stage made), a local folder, or a hub id (cached, or fetched here).
     asked: what the user wrote before it.
     Raises ConfigError or EnvironmentProblem with the remedy.
     """
-    if base == TINY:
-        check(folder is not None, "model.base=tiny is trained by the stage `base`; run the study, or give its folder")
+    if base in TINY_BASES:
+        check(folder is not None, f"model.base={base} is made by a stage; run the study, or give its folder")
         assert folder is not None
         digest = folder_digest(folder)
         return BaseFolder(folder, f"{TINY}:{digest[:16]}", digest)

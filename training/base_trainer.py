@@ -1,42 +1,42 @@
 """Stage `base`: the tiny backbone with its tokenizers, trained in full on the training demonstrations of all subsets.
 
 The twelve adapters start from it: LoRA on a random base cannot learn. Two things stand for what a published base
-brings along: it acts (image and instruction -> action, no reasoning), and it knows the annotator's language (each step
-has a few chains of thought to write before a grey image, so that nothing about a scene can be learned from them).
-Same loop, same resume as the adapters.
+brings along: it acts (image and instruction -> action, no reasoning), and it knows the annotator's language (some steps
+have chains of thought to write before a grey image, so that nothing about a scene can be learned from them). One scale
+of actions and one action tokenizer serve all subsets; both lie in the folder, and the adapters on it use them. Same
+loop, same resume as the adapters.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.choices import Role, Subset
+from configs.choices import Role
 from configs.schema import BaseConfig, OptimizerConfig, PhaseSpec, Segment, check
 from configs.slices import BaseSlice
-from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
+from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics, pooled_statistics
 from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
 from training.action_tokenizer import ACTION_TOKENIZER_FILE
-from training.base_folder import TINY
+from training.base_folder import SCRATCH
 from training.batch import collate
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
 from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
 from training.lora_model import make_layout
 from training.lora_trainer import METRICS_FILE, Run, fit, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
+from training.shipped_base import BASE_FOLDER, BASE_STATISTICS
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 from training.train_inputs import make_actions
 
-BASE_FOLDER = "base"
 LANGUAGE = PhaseSpec("base", (Segment(Role.TEXT, REASONING, 0.5), Segment(Role.ACTION, ACTION)))
 NO_REASONING = 1.0  # as a dropout probability
 WEIGHT_DECAY = 0.01
@@ -44,14 +44,12 @@ GREY = 128
 
 
 def run_base(config: BaseSlice, context: StageContext) -> list[str]:
-    """Inputs regenerate/<s>, split/<s>, stats/<s>, annotate/<s> for each subset s."""
-    check(config.model.base == TINY, f"model.base={config.model.base!r} is not trained here; only {TINY!r} is")
-    check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with tiny: fit")
+    """Inputs regenerate/<s>, split/<s>, annotate/<s> for each subset s."""
+    check(config.model.base == SCRATCH, f"model.base={config.model.base!r} is not trained here; only {SCRATCH!r} is")
+    check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with scratch: fit")
     set_threads(config.trainer)
-    statistics = {s: ActionStatistics.load(context.inputs[f"stats/{s}"] / STATISTICS_FILE) for s in config.subsets}
-    data = _load_data(config, context, statistics)
-    largest = max(s.largest for s in statistics.values())
-    actions = make_actions(config.action, (e.actions for e in data.episodes), largest)
+    statistics, data = _load_data(config, context)
+    actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
     tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     accelerator = make_accelerator(config.trainer, "no")
     model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
@@ -76,19 +74,21 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     folder.mkdir()
     save_base(folder, model.to(torch.device("cpu")), tokenizer, config.model)
     actions.save(folder / ACTION_TOKENIZER_FILE)
+    statistics.save(folder / STATISTICS_FILE)
     return [BASE_FOLDER, METRICS_FILE]
 
 
-def _load_data(config: BaseSlice, context: StageContext, statistics: Mapping[Subset, ActionStatistics]) -> TrainingData:
-    """All subsets' training episodes, each normalised with its own statistics."""
+def _load_data(config: BaseSlice, context: StageContext) -> tuple[ActionStatistics, TrainingData]:
+    """All subsets' training episodes, normalised with the statistics of all of them together."""
     inputs, names = context.inputs, {s: s.value for s in config.subsets}
     sources = {s: Hdf5Source(inputs[f"regenerate/{name}"], s) for s, name in names.items()}
+    splits = {s: load_split(inputs[f"split/{name}"] / SPLIT_FILE) for s, name in names.items()}
 
-    def training(subset: Subset) -> Iterator[Episode]:
-        split = load_split(inputs[f"split/{names[subset]}"] / SPLIT_FILE)
-        return (sources[subset].open(episode) for episode in split.train)
+    def training() -> Iterator[Episode]:
+        return (sources[subset].open(episode) for subset in config.subsets for episode in splits[subset].train)
 
-    episodes = chain.from_iterable(training(subset) for subset in config.subsets)
+    action = config.action
+    statistics = pooled_statistics(BASE_STATISTICS, training(), action.half_range_floor, action.normalization)
     overflow = context.work / "frames.npy"
     annotations = {
         episode: annotation
@@ -96,10 +96,11 @@ def _load_data(config: BaseSlice, context: StageContext, statistics: Mapping[Sub
         for episode, annotation in load_annotations(inputs[f"annotate/{name}"] / "annotations.json").items()
     }
     size = config.model.image_size
-    data = load_training_data(episodes, statistics, config.action.horizon, size, overflow, annotations)
+    each = dict.fromkeys(config.subsets, statistics)
+    data = load_training_data(training(), each, action.horizon, size, overflow, annotations)
     for source in sources.values():
         source.close()
-    return data
+    return statistics, data
 
 
 def _corpus(data: TrainingData) -> Iterator[str]:
@@ -111,7 +112,7 @@ def _corpus(data: TrainingData) -> Iterator[str]:
 
 
 class BaseInputs(Dataset[StepInput]):
-    """Item `step`: a batch of actions, and one of language."""
+    """Item `step`: a batch of actions, and every `language_every` steps one of language."""
 
     def __init__(self, data: TrainingData, layout: Layout, base: BaseConfig) -> None:
         self._data, self._layout, self._base = data, layout, base
@@ -123,7 +124,11 @@ class BaseInputs(Dataset[StepInput]):
 
     def __getitem__(self, step: int) -> StepInput:
         acting = self._acting[step]
-        chosen = numbers_of_step(step, self._base.seed + 1, self._base.language_batch, len(self._data))
+        if step % self._base.language_every:
+            return acting
+        chosen = numbers_of_step(
+            step // self._base.language_every, self._base.seed + 1, self._base.language_batch, len(self._data)
+        )
         written = [flatten(self._reasoning_only(number)) for _, number in chosen]
         size = self._data.frames.shape[1]
         grey = np.full((len(written), size, size, 3), GREY, np.uint8)

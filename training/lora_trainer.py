@@ -268,7 +268,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     """
     set_threads(config.trainer)
     base = locate_base(config.model.base, config.model.revision, _tiny_base(context.inputs))
-    statistics = ActionStatistics.load(context.inputs["stats"] / STATISTICS_FILE)
+    statistics = ActionStatistics.load(context.inputs.get("stats", base.path) / STATISTICS_FILE)
     data, held_out = load_data(config, context, statistics)
     actions = find_actions(config, base, data, statistics)
     num_flow = num_flow_codes(config, data)

@@ -17,7 +17,7 @@ from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
-from training.base_folder import TINY, BaseFolder
+from training.base_folder import SCRATCH, BaseFolder
 from training.dataset import ACTION, FLOW, REASONING, TrainingData, action_chunk, load_training_data
 
 
@@ -111,7 +111,7 @@ def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:
     count = max(counts, default=0)
     spare = config.model.flow_rows
     check(
-        config.model.base != TINY or count <= spare,
+        config.model.base != SCRATCH or count <= spare,
         f"{count} flow codes need more than the tiny base's spare rows; set model.flow_rows={count} (now {spare})",
     )
     horizons = {e.flow.k for e in data.episodes if e.flow is not None}

@@ -233,9 +233,7 @@ class DemoMaker:
         started = time.monotonic()
         hopeless = is_hopeless(job.part.parent)
         outcome = (
-            Outcome()
-            if hopeless
-            else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise)
+            Outcome() if hopeless else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise)
         )
         write_json(job.outcome_file, {"outcome": asdict(outcome), "seconds": time.monotonic() - started})
 

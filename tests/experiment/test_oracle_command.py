@@ -100,8 +100,15 @@ def test_a_wrong_chunk_length_needs_no_simulator(project: Path, capsys: pytest.C
 
 def test_noras_protocol_needs_chunks_of_five(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_synthetic_subset(project / "demos", Subset.OBJECT)
-    words = ("preset=tiny", "action.horizon=4", "action.execute=4", "eval.protocol=nora", "env.assets=builtin")
-    assert oracle("--data", "demos", *words) == 1
+    words = (
+        "preset=tiny",
+        "model.base=scratch",
+        "action.horizon=4",
+        "action.execute=4",
+        "eval.protocol=nora",
+        "env.assets=builtin",
+    )
+    assert oracle("--data", "demos", *words, "eval.protocol=nora") == 1
     said = capsys.readouterr().out
     assert "FAULT object, chunk length: the protocol nora executes 5 steps of chunks of 4; it always does; use" in said
 

@@ -118,6 +118,10 @@ def base(config, context):
     return _write(context, config, "base/model.safetensors", "metrics.jsonl")
 
 
+def shipped(config, context):
+    return _write(context, config, "base/model.safetensors")
+
+
 def train(config, context):
     outputs = _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
     card = {"phase": canonical(config.phase), "subset": config.subset.value, "base": "toy", "base_digest": ""}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from flow_pipeline.grid_tokenizer import GridTokenizer
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, save_tokenizer
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, HORIZON, SMALL, write_tiny_base
+from training.base_folder import SCRATCH
 
 ACTIONS = ActionConfig(tokenizer="fit", horizon=HORIZON, execute=4, scale=5.0, codes=256, half_range_floor=0.3)
 TRAINER = TrainerConfig(torch_threads=1, num_workers=0, device="cpu", log_every=1, checkpoint_every=2)
@@ -102,13 +103,13 @@ class Study:
 
     def base_slice(self, steps: int = 3) -> BaseSlice:
         """A base stage of a few steps."""
-        return BaseSlice((self.subset,), self.model, ACTIONS, BaseConfig(steps=steps, batch_size=4), TRAINER)
+        return BaseSlice(
+            (self.subset,), replace(self.model, base=SCRATCH), ACTIONS, BaseConfig(steps=steps, batch_size=4), TRAINER
+        )
 
     def base_inputs(self) -> dict[str, Path]:
         """Inputs of the base stage."""
-        return {
-            f"{stage}/{self.subset.value}": self.inputs[stage] for stage in ("regenerate", "split", "stats", "annotate")
-        }
+        return {f"{stage}/{self.subset.value}": self.inputs[stage] for stage in ("regenerate", "split", "annotate")}
 
 
 def write_study(folder: Path, subset: Subset = Subset.OBJECT, demos: int = 2, steps: int = 16, size: int = 56) -> Study:

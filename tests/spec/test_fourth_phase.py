@@ -21,7 +21,7 @@ def test_stages_follow_from_the_segments(tmp_path, monkeypatch, capsys):
     assert main("run_experiment", ["--phase", "flow_only.yaml", "--subset", "goal", "preset=tiny"]) == 0
     trained = tmp_path / "outputs" / "flow_only" / "goal" / "checkpoint-final" / "adapter_model.safetensors"
     content = json.loads(trained.read_text())
-    assert sorted(content["inputs"]) == ["base", "regenerate", "split", "stats", "tokens"]
+    assert sorted(content["inputs"]) == ["base", "regenerate", "split", "tokens"]
     assert [s["role"] for s in content["config"]["phase"]["segments"]] == ["flow", "action"]
     assert (tmp_path / "outputs" / "eval_results" / "results.md").read_text() == "| flow_only/goal |\n| replay/goal |\n"
 

@@ -20,6 +20,7 @@ SMALL = [
     "data.tasks.object=[0]",
     "data.tasks.goal=[7]",
     "data.tasks.long=[5]",
+    "model.base=scratch",
     "base.steps=6",
     "max_train_steps=6",
     "trainer.checkpoint_every=2",

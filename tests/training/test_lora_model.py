@@ -80,7 +80,7 @@ def test_bases_are_named_by_content_not_by_place(base: Path, tmp_path: Path) -> 
     found = locate_base("tiny", folder=base)
     assert found.name == f"tiny:{folder_digest(base)[:16]}"
     assert locate_base(str(base)).digest == found.digest
-    with pytest.raises(ConfigError, match="stage `base`"):
+    with pytest.raises(ConfigError, match="made by a stage"):
         locate_base("tiny")
     with pytest.raises(EnvironmentProblem, match=r"no config\.json"):
         locate_base(str(tmp_path))

@@ -20,6 +20,7 @@ from experiment.training import run_train
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import TRAINER, Study, write_study
 from training import lora_trainer
+from training.base_folder import SCRATCH
 from training.base_trainer import run_base
 from training.lora_model import load_adapter
 from training.lora_trainer import TrainingDiverged, learning_rate
@@ -85,9 +86,21 @@ def test_the_base_resumes_bit_for_bit(study: Study) -> None:
     kill_at(3, run_base, study.base_slice(STEPS), contexts[1])
     run_base(study.base_slice(STEPS), contexts[1])
     assert outputs(contexts[1].work) == outputs(contexts[0].work)
-    assert {"base/config.json", "base/model.safetensors", "base/action_tokenizer.json"} <= outputs(
-        contexts[0].work
-    ).keys()
+    files = ("config.json", "model.safetensors", "action_tokenizer.json", "dataset_statistics.json")
+    assert {f"base/{name}" for name in files} <= outputs(contexts[0].work).keys()
+
+
+def test_an_adapter_takes_the_scale_that_its_base_brings(study: Study) -> None:
+    """Where the graph gives no statistics of the subset, those in the base's folder are used, saved and on the card."""
+    base_context = replace(study.context("base_of_its_own"), inputs=study.base_inputs())
+    run_base(study.base_slice(1), base_context)
+    inputs = {name: path for name, path in study.inputs.items() if name not in ("stats", "base")}
+    context = replace(study.context("on_it"), inputs=inputs | {"base": base_context.work})
+    run_train(study.train_slice(steps=1), context)
+    scale = base_context.work / "base" / "dataset_statistics.json"
+    made = context.work / "checkpoint-final"
+    assert (made / scale.name).read_bytes() == scale.read_bytes()
+    assert json.loads((made / "adapter_card.json").read_text())["statistics"] == "tiny_base"
 
 
 def test_settings_that_are_not_in_the_key_do_not_change_the_result(study: Study) -> None:
@@ -149,7 +162,7 @@ def test_what_is_missing_is_named_before_any_training(study: Study) -> None:
     )
     with pytest.raises(ConfigError, match="dreams"):
         run_train(study.train_slice(unknown), context)
-    few_rows = replace(study.model, flow_rows=3)
+    few_rows = replace(study.model, base=SCRATCH, flow_rows=3)
     with pytest.raises(ConfigError, match=r"model\.flow_rows=26"):
         run_train(study.train_slice(TEXT_FLOW_COT, model=few_rows), context)
 

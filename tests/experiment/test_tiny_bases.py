@@ -1,0 +1,60 @@
+"""Which stages a tiny base brings: the shipped one no others, one trained here the data of all four subsets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from configs.choices import STUDY, Subset
+from configs.schema import ConfigError
+from experiment import compose
+from experiment.plan import Data, Places, Run, train_node
+from experiment.resolve import find_source, needed_subsets, resolve
+from experiment.stages import StageNode, topological
+
+
+def trained(folder: Path, *overrides: str) -> StageNode:
+    words = ["preset=tiny", "env.assets=builtin", "data.source=expert", *overrides]
+    config = compose.compose(compose.find_phase("baseline"), words)
+    resolved = resolve(config, needed_subsets(config, [Subset.OBJECT]), folder, find_source)
+    return train_node(Run(resolved.config, Subset.OBJECT, resolved.sources), Places(folder, folder))
+
+
+def stages(node: StageNode) -> list[str]:
+    return sorted(one.label.removesuffix(" baseline/object") for one in topological([node]))
+
+
+def test_on_the_shipped_base_one_subset_is_enough(tmp_path: Path) -> None:
+    assert stages(trained(tmp_path)) == ["demos object", "regenerate object", "shipped", "split object", "train"]
+
+
+def test_from_scratch_all_subsets_are_needed_and_one_scale_serves_them(tmp_path: Path) -> None:
+    node = trained(tmp_path, "model.base=scratch")
+    made = [f"{stage} {subset.value}" for stage in ("annotate", "demos", "regenerate", "split") for subset in STUDY]
+    assert stages(node) == sorted(["base", "train", *made])
+    assert node.inputs["base"].stage == "base"
+
+
+def test_another_model_takes_the_scale_of_its_own_subset(tmp_path: Path) -> None:
+    node = trained(tmp_path, "model.base=declare-lab/nora", "action.tokenizer=physical-intelligence/fast")
+    assert "stats" in node.inputs
+    assert "base" not in node.inputs
+
+
+def test_a_size_that_the_shipped_base_has_not_is_refused_when_planned(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.layers=2, and the tiny base .* has 3; .*model\.base=scratch"):
+        trained(tmp_path, "model.layers=2")
+    assert trained(tmp_path, "model.base=scratch", "model.layers=2")
+
+
+def test_demonstrations_with_noise_are_not_replayed(tmp_path: Path) -> None:
+    words = ["preset=tiny", "env.assets=builtin", "data.source=expert"]
+    config = compose.compose(compose.find_phase("baseline"), [*words, "data.transit_noise=0.4"])
+    resolved = resolve(config, [Subset.OBJECT], tmp_path, find_source)
+    data = Data(resolved.config, resolved.sources, Places(tmp_path, tmp_path))
+    assert data.regenerate(Subset.OBJECT).stage == "demos"
+    clean = compose.compose(compose.find_phase("baseline"), words)
+    plain = Data(resolve(clean, [Subset.OBJECT], tmp_path, find_source).config, resolved.sources, data.places)
+    assert plain.demos(Subset.OBJECT).key != data.demos(Subset.OBJECT).key
+    assert "transit_noise" not in plain.demos(Subset.OBJECT).spec.key_config
