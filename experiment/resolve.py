@@ -21,7 +21,7 @@ from data_pipeline.libero_utils import SUITE_OF, demo_file
 from experiment.stages import canonical_json
 from experiment.store import file_sha256, write_synced
 from experiment.views import NOTE_FILE
-from training.base_folder import SCRATCH
+from training.base_folder import SCRATCH, TINY
 
 EXPERT = "expert"
 OFFICIAL = "official"
@@ -87,7 +87,8 @@ FindSource = Callable[[str, Subset, Path], DataSource]
 def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path, find: FindSource) -> Resolved:
     """Replace every `auto`. Raises EnvironmentProblem where a pinned choice is missing, with both remedies."""
     decisions: list[str] = []
-    env = _resolve_assets(config.env)
+    seen = config.env.assets == "auto" and config.model.base == TINY  # the pictures that the shipped base knows
+    env = _resolve_assets(replace(config.env, assets="builtin") if seen else config.env)
     sources = {subset: find(config.data.source, subset, data_dir) for subset in subsets}
     for source in sources.values():
         check(
@@ -97,7 +98,8 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
         check_drawn_alike(source, env)
     backend = _resolve_flow(config.flow.backend, sources)
     if config.env.assets == "auto":
-        decisions.append(f"assets: {env.assets} (env.assets)")
+        why = ", which the tiny base has learned from" if seen else ""
+        decisions.append(f"assets: {env.assets}{why} (env.assets)")
     if config.data.source == "auto":
         decisions += [f"data {subset.value}: {source.text()} (data.source)" for subset, source in sources.items()]
     decisions += [f"data {s.value}: {f.text()} wins over the raw files" for s, f in sources.items() if f.clean]

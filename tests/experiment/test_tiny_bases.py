@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,3 +59,25 @@ def test_demonstrations_with_noise_are_not_replayed(tmp_path: Path) -> None:
     plain = Data(resolve(clean, [Subset.OBJECT], tmp_path, find_source).config, resolved.sources, data.places)
     assert plain.demos(Subset.OBJECT).key != data.demos(Subset.OBJECT).key
     assert "transit_noise" not in plain.demos(Subset.OBJECT).spec.key_config
+
+
+def test_the_shipped_base_is_shown_the_assets_it_has_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Official assets that are configured change what `auto` means for another base, not for this one."""
+    seen: list[str] = []
+
+    def chosen(wanted: str) -> SimpleNamespace:
+        seen.append(wanted)
+        return SimpleNamespace(kind="official" if wanted == "auto" else wanted, digest="d")
+
+    monkeypatch.setattr("data_pipeline.sim.assets.resolve", chosen)
+    for words, kind, said in (
+        ([], "builtin", "assets: builtin, which the tiny base has learned from (env.assets)"),
+        (["model.base=scratch"], "official", "assets: official (env.assets)"),
+    ):
+        config = compose.compose(compose.find_phase("baseline"), ["preset=tiny", "data.source=expert", *words])
+        resolved = resolve(config, [Subset.OBJECT], tmp_path, find_source)
+        assert resolved.config.env.assets == kind
+        assert said in resolved.decisions
+    assert seen == ["builtin", "auto"]
