@@ -35,8 +35,8 @@ def nearest_to(*names: str) -> Callable[[np.ndarray, Place], float]:
 RELATIONS = {
     r"between the plate and the ramekin": nearest_to("plate", "ramekin"),
     r"(next to|on) the (?P<thing>[a-z ]+)": None,
-    r"in the top drawer of the (?P<thing>[a-z ]+)": None,
-    r"from table center": lambda bowl, place: float(np.linalg.norm(bowl[:2] - place("table")[:2])),
+    r"in the top drawer of the wooden cabinet": lambda bowl, place: float(bowl[2]),  # the other stands on the cabinet
+    r"from table center": lambda bowl, place: float(np.linalg.norm(bowl[:2])),  # the world's origin
 }
 
 
