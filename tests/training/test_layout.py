@@ -27,9 +27,8 @@ from tests.helpers.tiny_adapter import (
     TEXT_FLOW_COT,
     smooth_chunks,
 )
-from tests.helpers.training_study import Study, step_reasoning
+from tests.helpers.training_study import step_reasoning
 from training import action_tokenizer
-from training.dataset import load_training_data
 from training.layout import (
     EVERYTHING,
     IGNORE,
@@ -281,26 +280,3 @@ def test_a_stage_trims_the_first_components_in_training_and_at_test_time(base: P
     assert written[1].ids[: len(opening_ids(layout))] == opening_ids(layout)
     assert reader(base, layout)(opening_ids(layout)) == f"{TAGS[stage]}:"
     assert (phase == TEXT_FLOW_COT) == (stage == 0)
-
-
-def test_the_prompt_does_not_see_the_future(study: Study, base: Path, tmp_path: Path) -> None:
-    """Every frame after t becomes noise: prompt and image stay the same to the byte."""
-    from data_pipeline.action_stats import ActionStatistics
-    from data_pipeline.raw_loader import Hdf5Source
-
-    source = Hdf5Source(study.inputs["regenerate"], study.subset)
-    episode = source.open(source.list()[0])
-    statistics = {study.subset: ActionStatistics.load(study.inputs["stats"] / "dataset_statistics.json")}
-    step = 6
-
-    def noisy(camera: str) -> np.ndarray:
-        frames = episode.frames(camera).copy()
-        frames[step + 1 :] = np.random.default_rng(0).integers(0, 255, frames[step + 1 :].shape)
-        return frames
-
-    layout = layout_of(base, BASELINE)
-    seen = []
-    for variant in (episode, replace(episode, read_frames=noisy)):
-        drawn = load_training_data([variant], statistics, 8, 56, tmp_path / "frames.npy").sample(step)
-        seen.append((inference_prefix(layout, drawn.instruction), drawn.image.tobytes()))
-    assert seen[0] == seen[1]

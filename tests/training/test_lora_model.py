@@ -208,3 +208,42 @@ def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: Tiny
         load_adapter(adapter.checkpoint, None, "cpu", FLOAT)
     with pytest.raises(EnvironmentProblem, match=r"adapter_card\.json"):
         load_adapter(tmp_path, adapter.base, "cpu", FLOAT)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_with_flow_loads_on_a_base_without_a_row_to_spare(tmp_path: Path, *, tied: bool) -> None:
+    """Rows are made for training and again for loading; only the adapter's own survive, in plain peft too."""
+    base = write_tiny_base(tmp_path / "base", replace(SMALL, flow_rows=0))
+    if not tied:
+        untie(base)
+    model, tokenizer = load_base(base, FLOAT)
+    rows = model.get_input_embeddings().num_embeddings
+    ids = add_flow_tokens(model, tokenizer, FLOW_CODES, 0)
+    assert model.get_input_embeddings().num_embeddings == rows + FLOW_CODES
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    adapted = attach_lora(model, LoraConfig(rank=4), "tiny:x", ids, 0)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(len(name)))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    size = (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size
+    assert size < 4 * sum(p.numel() for p in adapted.parameters() if p.requires_grad) + 20_000
+    fresh, again = load_base(base, FLOAT)
+    add_flow_tokens(fresh, again, FLOW_CODES, seed=99)
+    plain = PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
+    inputs = torch.tensor([[1, 2, *ids[:3]]])
+    with torch.no_grad():
+        expected, found = adapted.eval()(input_ids=inputs).logits, plain(input_ids=inputs).logits
+        merged = plain.merge_and_unload()
+        torch.testing.assert_close(merged(input_ids=inputs).logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (merged.lm_head.weight is merged.get_input_embeddings().weight) == tied
+
+
+def untie(base: Path) -> None:
+    """Give a base folder a head of its own."""
+    model, _ = load_base(base, FLOAT)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone() * 0.9)
+    model.save_pretrained(base)

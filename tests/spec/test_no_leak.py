@@ -1,0 +1,83 @@
+"""Frames after t may be targets and nothing else: with all of them replaced by noise, and everything computed from them
+by something else, what the model is shown at t stays the same to the byte, in training and at test time."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from configs.choices import Role
+from configs.schema import PhaseSpec
+from data_pipeline.action_stats import ActionStatistics
+from experiment import compose
+from experiment.compose import ablations, find_phase, phase_files
+from tests.helpers.training_study import write_study
+from tests.training.test_layout import layout_of
+from training.layout import ROLES, inference_prefix
+from training.sampling import SamplingPlan, StepInputs, numbers_of_step
+from training.train_inputs import load_data
+
+STEP = 6
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("leak"))
+
+
+@pytest.fixture(scope="module")
+def blinded(study, tmp_path_factory):
+    """The same demonstrations with another future: noise for frames, other flow, other words."""
+    folder = tmp_path_factory.mktemp("blinded")
+    shutil.copytree(study.inputs["regenerate"], folder / "data")
+    rng = np.random.default_rng(0)
+    for path in sorted((folder / "data").rglob("*.hdf5")):
+        with h5py.File(path, "r+") as file:
+            for demo in file["data"].values():
+                for camera in ("agentview_rgb", "eye_in_hand_rgb"):
+                    frames = demo["obs"][camera]
+                    frames[STEP + 1 :] = rng.integers(0, 256, (len(frames) - STEP - 1, *frames.shape[1:]))
+    tokens = json.loads((study.folder / "flow_tokens.json").read_text())
+    for episode in tokens["episodes"].values():
+        episode["codes"] = rng.permuted(np.array(episode["codes"]), axis=1).tolist()
+    (folder / "flow_tokens.json").write_text(json.dumps(tokens))
+    words = (study.folder / "annotations.json").read_text()
+    (folder / "annotations.json").write_text(words.replace("reach the soup", "go somewhere else"))
+    others = {"regenerate": folder / "data", "annotate": folder, "tokens": folder}
+    return replace(study, folder=folder, inputs={**study.inputs, **others})
+
+
+def shown(study, phase):
+    """Prompt and image at STEP of every training demonstration, and the whole sequences."""
+    config = study.train_slice(phase)
+    statistics = ActionStatistics.load(study.inputs["stats"] / "dataset_statistics.json")
+    data, _ = load_data(config, study.context("leak"), statistics)
+    layout = layout_of(study.inputs["base"] / "base", phase)
+    inputs = StepInputs(data, layout, SamplingPlan(SEED, 1, 1, 0.0), len(data))
+    seen, learned = {}, []
+    for step in range(len(data)):
+        ((_, number),) = numbers_of_step(step, SEED, 1, len(data))
+        episode, at = data.where(number)
+        if at == STEP:
+            (batch,) = inputs[step].batches
+            prompt = batch.input_ids[0][batch.role[0] == ROLES.index(Role.PROMPT)].tolist()
+            assert tuple(prompt) == inference_prefix(layout, data.sample(number).instruction)
+            seen[episode] = prompt, batch.images[0].numpy().tobytes()
+            learned.append(batch.input_ids[0].tolist())
+    return seen, learned
+
+
+@pytest.mark.parametrize("name", [*phase_files(), *ablations(), "flow_before_text"])
+def test_the_prompt_and_the_image_do_not_see_the_future(study, blinded, name):
+    phase = compose.compose(find_phase("text_flow_cot" if name == "flow_before_text" else name), ["preset=tiny"]).phase
+    if name == "flow_before_text":
+        text, flow, action = phase.segments
+        phase = PhaseSpec(name, (flow, text, action))
+    (seen, learned), (seen_blinded, learned_blinded) = shown(study, phase), shown(blinded, phase)
+    assert len(seen) > 1
+    assert seen == seen_blinded
+    assert (learned != learned_blinded) == bool(phase.sources), "the targets must have changed, or nothing was tested"
