@@ -15,7 +15,7 @@ from evaluation import endings, speed
 from evaluation.figures import loss_figure
 from evaluation.published import PUBLISHED
 from evaluation.robustness import HEAD, Robustness
-from evaluation.story import Decoding, Scene, Story
+from evaluation.story import FIGURES, Decoding, Scene, Story
 from evaluation.table import AVERAGE, DASH, Cell, Comparison, Row, columns_of, heading, percent
 from evaluation.thoughts import parts
 
@@ -171,11 +171,11 @@ def _losses(story: Story) -> str:
         for name in names
         for column in STUDY
     )
-    return section("Training losses", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
+    return section("Training", f'<div class="legend">{keys}</div><div class="charts">{figures}</div>')
 
 
 def _loss_title(subset: Subset, name: str) -> str:
-    return f"{SUITES[subset.value]}: {name.removeprefix('loss_')} tokens"
+    return f"{SUITES[subset.value]}: {FIGURES.get(name, name.removeprefix('loss_') + ' tokens')}"
 
 
 def _decoding(rows: Sequence[Decoding]) -> str:

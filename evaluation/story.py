@@ -43,9 +43,19 @@ class Scene:
         return len({clip.episode.outcome for clip in self.clips}) > 1
 
 
+FIGURES = {
+    "flow_moving_accuracy": "accuracy of moving flow tokens",
+    "flow_epe_moving_px": "error of moving flow, px",
+    "test_action_loss_none": "held-out action tokens, no reasoning",
+    "test_action_loss_true": "held-out action tokens after the true reasoning",
+    "test_action_loss_generated": "held-out action tokens after the model's own reasoning",
+}
+"""Figures of training that are drawn beside its losses, and what they are called."""
+
+
 @dataclass(frozen=True)
 class Curve:
-    """One adapter's losses."""
+    """One adapter's losses and figures."""
 
     label: str
     subset: str
@@ -145,12 +155,12 @@ def _decoding(records: Sequence[RunRecord], row: Row) -> Decoding:
 
 
 def _curve(record: RunRecord) -> Curve:
-    names = sorted({name for row in record.losses for name in row if name == "loss" or name.startswith("loss_")})
+    names = sorted({name for row in record.losses for name in row if name.startswith("loss") or name in FIGURES})
     series = {
         name: tuple((int(row["step"]), float(row[name])) for row in record.losses if row.get(name) is not None)
         for name in names
     }
-    return Curve(record.label, record.subset.value, series)
+    return Curve(record.label, record.subset.value, {n: s for n, s in series.items() if len(s) > 1})
 
 
 def _scenes(records: Sequence[RunRecord]) -> tuple[Scene, ...]:
