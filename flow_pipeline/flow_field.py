@@ -6,9 +6,6 @@ as means over STORED_CELLS x STORED_CELLS cells: enough for any tokenizer here a
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipeline.contract import POINT_GRID, EnvironmentProblem, EpisodeId
+from data_pipeline.contract import POINT_GRID, EpisodeId
 from data_pipeline.flow_tokens import FLOW_COMMAND
-from data_pipeline.whole_files import written_whole
+from data_pipeline.packed import read_packed, write_packed
 
 STORED_CELLS = 32
 BYTES_PER_STEP = STORED_CELLS**2 * 2 * 2  # two float16 per cell
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed time stamp, so that equal flow gives equal bytes
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -71,46 +66,16 @@ def inside(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def save_flow(path: Path, episodes: Mapping[EpisodeId, EpisodeFlow], manifest: Mapping[str, Any]) -> None:
     """Write an .npz (numpy reads it) with a manifest, atomically; equal values give equal bytes."""
-    with (
-        written_whole(path) as partial,
-        zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive,
-    ):
-        _add(archive, _MANIFEST, json.dumps(dict(manifest), sort_keys=True, indent=1).encode())
-        for episode in sorted(episodes):
-            _add(archive, f"{episode}/flow.npy", _npy(episodes[episode].flow))
-            _add(archive, f"{episode}/k_effective.npy", _npy(episodes[episode].k_effective))
+    flows = {f"{episode}/flow": found.flow for episode, found in episodes.items()}
+    write_packed(path, manifest, flows | {f"{episode}/k_effective": f.k_effective for episode, f in episodes.items()})
 
 
 def load_flow(path: Path) -> tuple[dict[EpisodeId, EpisodeFlow], dict[str, Any]]:
     """Read what `save_flow` wrote: (episodes, manifest). Raises EnvironmentProblem on a missing or torn file."""
-    remedy = f"make it with `{FLOW_COMMAND.format(subset='<subset>', path='flow_tokens/<subset>_flow.json')}`"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read(_MANIFEST))
-            names = {n.rpartition("/")[0] for n in archive.namelist() if n.endswith("/flow.npy")}
-            episodes = {EpisodeId.parse(n): _read_episode(archive, n) for n in sorted(names)}
-    except FileNotFoundError:
-        raise EnvironmentProblem(f"{path} does not exist; {remedy}") from None
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise EnvironmentProblem(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
+    command = FLOW_COMMAND.format(subset="<subset>", path="flow_tokens/<subset>_flow.json")
+    manifest, arrays = read_packed(path, f"make it with `{command}`")
+    names = sorted(name.removesuffix("/flow") for name in arrays if name.endswith("/flow"))
+    episodes = {
+        EpisodeId.parse(name): EpisodeFlow(arrays[f"{name}/flow"], arrays[f"{name}/k_effective"]) for name in names
+    }
     return episodes, manifest
-
-
-def _read_episode(archive: zipfile.ZipFile, name: str) -> EpisodeFlow:
-    flow, ahead = (
-        np.load(io.BytesIO(archive.read(f"{name}/{part}.npy")), allow_pickle=False) for part in ("flow", "k_effective")
-    )
-    return EpisodeFlow(flow, ahead)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
-    info = zipfile.ZipInfo(name, _ZIP_EPOCH)
-    info.compress_type = zipfile.ZIP_DEFLATED
-    info.external_attr = 0o644 << 16
-    archive.writestr(info, content)
