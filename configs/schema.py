@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from configs.checks import ConfigError, check, in_range
 from configs.choices import (
+    STUDY,
     Component,
     Corruption,
     DropoutVariant,
@@ -242,6 +244,34 @@ class AnnotatorConfig:
 
 
 @dataclass(frozen=True)
+class CodebookConfig:
+    """A fitted flow tokenizer: on whose training demonstrations, its size, and how it is fitted."""
+
+    subsets: tuple[Subset, ...] = STUDY
+    levels: tuple[int, ...] = (8, 8, 8)  # of each latent dimension; their product is the number of moving codes
+    width: int = 32  # channels of the codec
+    blocks: int = 2  # of its encoder, and of its decoder
+    steps: int = 3000
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.subsets) and len(set(self.subsets)) == len(self.subsets) and set(self.subsets) <= set(STUDY),
+            f"flow.codebook.subsets={[s.value for s in self.subsets]}; allowed: some of {', '.join(STUDY)}, each once",
+        )
+        check(
+            bool(self.levels) and all(2 <= level <= 64 for level in self.levels) and math.prod(self.levels) < 2**16,
+            f"flow.codebook.levels={list(self.levels)}; allowed: 2 to 64 each, with a product below 65536",
+        )
+        for name in ("width", "blocks", "steps"):
+            in_range(f"flow.codebook.{name}", getattr(self, name), 1)
+        in_range("flow.codebook.batch_size", self.batch_size, len(self.subsets))
+        check(self.learning_rate > 0, f"flow.codebook.learning_rate={self.learning_rate}; allowed: above 0")
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Optical flow from step t to t + k (k = action.horizon) and its tokens."""
 
@@ -249,18 +279,32 @@ class FlowConfig:
     raft_model: RaftModel = RaftModel.LARGE
     raft_weights: str = ""  # path of that model's state dict; empty: torchvision's own download
     raft_bf16: bool = True  # on a CUDA device; a CPU computes in float32
-    tokenizer: str = "grid"  # grid: quantised cell means
+    tokenizer: str = "grid"  # grid: quantised cell means, nothing fitted; fsq: a codec fitted as `codebook` says
     cells: int = 8  # cells x cells tokens per frame
-    levels: int = 5  # quantisation levels per flow component
+    levels: int = 5  # of grid: quantisation levels per flow component
     static_px: float = 0.75  # a cell below it, at 256 px scale, gets the static code
+    codebook: CodebookConfig = CodebookConfig()  # of fsq
 
     def __post_init__(self) -> None:
         check(
             self.backend in ("auto", "sim", "raft", "dis_chain"),
             f"flow.backend={self.backend!r}; allowed: auto, sim, raft, dis_chain",
         )
-        check(self.tokenizer in ("grid",), f"flow.tokenizer={self.tokenizer!r}; allowed: grid")
+        check(self.tokenizer in ("grid", "fsq"), f"flow.tokenizer={self.tokenizer!r}; allowed: grid, fsq")
         in_range("flow.cells", self.cells, 1, 16)
+        check(
+            self.tokenizer == "grid" or self.cells in (4, 8),
+            f"flow.cells={self.cells}; allowed with flow.tokenizer=fsq: 4 (16 tokens per frame), 8 (64)",
+        )
+        check(
+            self.tokenizer == "fsq" or self.codebook == CodebookConfig(),
+            "flow.codebook.* acts with flow.tokenizer=fsq; flow.tokenizer=grid is not fitted",
+        )
+        check(
+            self.tokenizer == "grid" or self.levels == FlowConfig.levels,
+            f"flow.levels={self.levels} acts with flow.tokenizer=grid; those of fsq are flow.codebook.levels",
+        )
+        in_range("flow.static_px", self.static_px, 0)
         in_range("flow.levels", self.levels, 3, 33)
 
 

@@ -9,6 +9,7 @@ from configs.schema import (
     ActionConfig,
     AnnotatorConfig,
     BaseConfig,
+    CodebookConfig,
     EnvConfig,
     EvalConfig,
     LoraConfig,
@@ -126,14 +127,29 @@ class FlowSlice:
 
 
 @dataclass(frozen=True)
-class TokensSlice:
-    """Stage `tokens`: flow_tokens.json. Input `flow`."""
+class CodebookSlice:
+    """Stage `codebook`: a fitted flow tokenizer, codebook.json. Inputs `flow/<s>`, `split/<s>` of its subsets s."""
 
-    subset: Subset
-    tokenizer: str
+    cells: int
+    static_px: float
+    codebook: CodebookConfig
+
+
+@dataclass(frozen=True)
+class GridSlice:
+    """A flow tokenizer that is not fitted."""
+
     cells: int
     levels: int
     static_px: float
+
+
+@dataclass(frozen=True)
+class TokensSlice:
+    """Stage `tokens`: flow_tokens.{json,npz}, the tokenizer. Inputs `flow`, `regenerate`; `codebook` without `grid`."""
+
+    subset: Subset
+    grid: GridSlice | None = None
 
 
 @dataclass(frozen=True)

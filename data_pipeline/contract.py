@@ -159,6 +159,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def demos_digest(actions: Mapping[EpisodeId, np.ndarray]) -> str:
+    """Names demonstrations: sha256 over their ids and actions (float32 [T, 7] each)."""
+    named = ((e, hashlib.sha256(np.ascontiguousarray(actions[e]).tobytes()).hexdigest()) for e in sorted(actions))
+    return hashlib.sha256("".join(f"{episode} {found}\n" for episode, found in named).encode()).hexdigest()
+
+
 class Interrupted(Exception):
     """The user or the machine asked to stop; what was done is saved and the same command resumes (exit 75)."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from configs.choices import Subset
 from data_pipeline.action_stats import GRIPPER, ActionStatistics
-from data_pipeline.contract import CAMERAS, CONTROL_HZ, Episode, EpisodeId
+from data_pipeline.contract import CAMERAS, CONTROL_HZ, Episode, EpisodeId, demos_digest
 from data_pipeline.data_splitter import Split
 from data_pipeline.demo_outcomes import hand_spread_m
 from data_pipeline.frame_scan import FrameScan, read_steps, scan_frames
@@ -152,8 +152,7 @@ class Inspection:
     @cached_property
     def digest(self) -> str:
         """Names the content: sha256 over ids and actions."""
-        lines = "".join(f"{demo.id} {demo.digest}\n" for demo in self.demos)
-        return hashlib.sha256(lines.encode()).hexdigest()
+        return demos_digest({demo.id: demo.actions for demo in self.demos})
 
 
 def seconds(steps: float) -> float:

@@ -13,7 +13,8 @@ from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, making_base, results
 from experiment.cli import COMMANDS
 from experiment.flags import FLAGS, Parser
-from experiment.given import annotations_given, flow_tokens_given
+from experiment.given import annotations_given
+from experiment.given_flow import flow_tokens_given
 from experiment.plan import (
     Data,
     Places,

@@ -16,8 +16,19 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.metainfo import metainfo_name, read_metainfo, table
 from experiment import compose
 from experiment.flags import REGENERATED_PX
+from experiment.given_flow import FLOW_TOKENS
 from experiment.plan import Data, demos_view, expert_views
-from experiment.resolve import EXPERT, OFFICIAL, DataSource, find_source, made_by_expert, resolve
+from experiment.resolve import (
+    EXPERT,
+    OFFICIAL,
+    DataSource,
+    NeededSubsets,
+    asked_subsets,
+    find_source,
+    flow_subsets,
+    made_by_expert,
+    resolve,
+)
 from experiment.rewording import permission
 from experiment.settings import (
     Prepared,
@@ -34,13 +45,13 @@ from experiment.study import Done, Study, run_study
 from experiment.views import NOTE_FILE, View, ViewState, read_marker, replace_file, state
 
 
-def data_for(values: Namespace, *subsets: Subset) -> tuple[Data, Prepared]:
+def data_for(values: Namespace, *subsets: Subset, needed: NeededSubsets = asked_subsets) -> tuple[Data, Prepared]:
     """Data stages of some subsets. They are the same for every phase: any phase file serves."""
     phase = next(iter(compose.phase_files().values()))
     preset, said, overrides = read_overrides(values)
     config = compose.compose(phase, [f"preset={preset}", *overrides])
     places = places_of(values)
-    resolved = resolve(config, subsets, places.data_dir, find_source)
+    resolved = resolve(config, needed(config, subsets), places.data_dir, find_source)
     data = Data(resolved.config, resolved.sources, places, data_workers(values, resolved.config, len(resolved.sources)))
     return data, Prepared(resolved, (*said, *resolved.decisions), "")
 
@@ -177,19 +188,20 @@ def generate_ecot(values: Namespace) -> int:
 
 
 def preprocess_flow(values: Namespace) -> int:
-    """Flow tokens of one subset, copied to `--output`."""
+    """Flow tokens of one subset, copied to `--output`, with their .npz and their tokenizer beside it."""
     subset = required_subset(values)
-    data, prepared = data_for(values, subset)
-    return _sidecar(values, data, prepared, data.tokens(subset), "flow_tokens.json")
+    data, prepared = data_for(values, subset, needed=flow_subsets)
+    return _sidecar(values, data, prepared, data.tokens(subset), *FLOW_TOKENS)
 
 
-def _sidecar(values: Namespace, data: Data, prepared: Prepared, node: StageNode, inside: str) -> int:
-    """Build a stage and put a copy of its file where the user wants it."""
+def _sidecar(values: Namespace, data: Data, prepared: Prepared, node: StageNode, *inside: str) -> int:
+    """Build a stage and put copies of its files where the user wants them: the first under `--output`'s name."""
     done = _run_one(data, prepared, node, expert_views(data), values)
     if done.code == 0 and not values.dry_run:
-        source = data.places.store / node.stage / node.key / inside
-        target = Path(values.output) if values.output else source
-        if values.output:
-            replace_file(source, target, copy_below=COPY_BYTES)  # people edit annotations
+        folder = data.places.store / node.stage / node.key
+        target = Path(values.output) if values.output else folder / inside[0]
+        for name in inside if values.output else ():
+            beside = target if name == inside[0] else target.with_suffix(Path(name).suffix)
+            replace_file(folder / name, beside, copy_below=COPY_BYTES)  # people edit annotations
         print(f"wrote {target}")
     return done.code

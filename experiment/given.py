@@ -1,4 +1,4 @@
-"""Files that a user gives in place of a stage's output: annotations of this project or of embodied-CoT, flow tokens."""
+"""Annotations that a user gives in place of a stage's output: of this project or of embodied-CoT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from configs.schema import ConfigError
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store, environment_errors, file_sha256
 
-ANNOTATIONS, FLOW_TOKENS = "annotations.json", "flow_tokens.json"
+ANNOTATIONS = "annotations.json"
 _AUTHORS = ("annotate", "reword")
 
 
@@ -26,7 +26,7 @@ class Given:
 
 def annotations_given(store: Store, path: Path, subset: Subset, own: StageNode) -> Given:
     """Annotations by path; a layout of embodied-CoT is converted. Raises ConfigError that names what does not fit."""
-    if _is_own(store, path, ANNOTATIONS, own, "generate_ecot"):
+    if is_own(store, path, ANNOTATIONS, own, "generate_ecot"):
         return Given(own)
     if _is_made_here(store, path):
         return Given(_imported(store, path, ANNOTATIONS, path.name))
@@ -46,14 +46,7 @@ def annotations_given(store: Store, path: Path, subset: Subset, own: StageNode) 
     return Given(node, found.absent, tuple(found.lines()))
 
 
-def flow_tokens_given(store: Store, path: Path, own: StageNode) -> StageNode:
-    """Flow tokens by path."""
-    if _is_own(store, path, FLOW_TOKENS, own, "preprocess_flow"):
-        return own
-    return _imported(store, path, FLOW_TOKENS, path.name)
-
-
-def _is_own(store: Store, path: Path, inside: str, own: StageNode, script: str) -> bool:
+def is_own(store: Store, path: Path, inside: str, own: StageNode, script: str) -> bool:
     """Whether the project's own stage made exactly these bytes. Raises ConfigError where there is no such file."""
     if not path.is_file():
         raise ConfigError(

@@ -18,6 +18,7 @@ from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text
 from experiment.datasets import data_for
 from experiment.plan import Data, expert_views
+from experiment.resolve import flow_subsets
 from experiment.settings import choice_of, places_of
 from experiment.store import Store, environment_errors
 from experiment.study import Study, run_study
@@ -46,7 +47,7 @@ def inspect_flow(values: Namespace) -> int:
     values.demos = FILMED_PER_TASK if values.demos is None else values.demos
     in_range("--demos", values.demos, 0)
     subsets = STUDY if values.all_subsets else (parse_subset(values.subset),)
-    data, prepared = data_for(values, *subsets)
+    data, prepared = data_for(values, *subsets, needed=flow_subsets)
     targets = tuple(data.tokens(subset) for subset in subsets)
     study = Study(data.places, targets, tuple(expert_views(data)), title="inspect", decisions=prepared.said)
     done = run_study(study, choice_of(values, data.config))

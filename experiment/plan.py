@@ -14,12 +14,14 @@ from configs.schema import ConfigError, ExperimentConfig
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,
+    CodebookSlice,
     ControlSlice,
     DemosSlice,
     EvaluateSlice,
     FlowSlice,
     FullCheckpoint,
     FullSlice,
+    GridSlice,
     OfficialSlice,
     RegenerateSlice,
     ReportSlice,
@@ -195,8 +197,20 @@ class Data:
     def tokens(self, subset: Subset) -> StageNode:
         """Flow as discrete tokens."""
         flow = self.config.flow
-        config = TokensSlice(subset, flow.tokenizer, flow.cells, flow.levels, flow.static_px)
-        return make_node("tokens", subset.value, config, {"flow": self.flow(subset)})
+        inputs = {"flow": self.flow(subset), "regenerate": self.regenerate(subset)}
+        if flow.tokenizer == "grid":
+            config = TokensSlice(subset, GridSlice(flow.cells, flow.levels, flow.static_px))
+            return make_node("tokens", subset.value, config, inputs)
+        return make_node(
+            "tokens", subset.value, TokensSlice(subset), {**inputs, "codebook": self.codebook()}, worker="torch"
+        )
+
+    def codebook(self) -> StageNode:
+        """The fitted flow tokenizer; the same whichever subset is asked for."""
+        flow = self.config.flow
+        makers = {"flow": self.flow, "split": self.split}
+        inputs = {f"{name}/{s.value}": make(s) for name, make in makers.items() for s in flow.codebook.subsets}
+        return make_node("codebook", "", CodebookSlice(flow.cells, flow.static_px, flow.codebook), inputs)
 
     def base(self) -> StageNode:
         """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for."""

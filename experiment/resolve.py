@@ -89,7 +89,8 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
     decisions: list[str] = []
     seen = config.env.assets == "auto" and config.model.base == TINY  # the pictures that the shipped base knows
     env = _resolve_assets(replace(config.env, assets="builtin") if seen else config.env)
-    sources = {subset: find(config.data.source, subset, data_dir) for subset in subsets}
+    asked = tuple(subsets)
+    sources = {subset: _found(config, subset, asked[0], data_dir, find) for subset in asked}
     for source in sources.values():
         check(
             not (config.data.skip_bad and source.clean),
@@ -115,9 +116,38 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
     return Resolved(concrete, sources, tuple(decisions))
 
 
+def _found(config: ExperimentConfig, subset: Subset, first: Subset, data_dir: Path, find: FindSource) -> DataSource:
+    try:
+        return find(config.data.source, subset, data_dir)
+    except EnvironmentProblem as problem:
+        if config.flow.tokenizer != "fsq" or subset is first:
+            raise
+        raise EnvironmentProblem(
+            f"{problem}. Where {subset.value} is only needed to fit the flow tokenizer: fit it on other subsets, e.g. "
+            f"flow.codebook.subsets=[{first.value}]"
+        ) from problem
+
+
+NeededSubsets = Callable[[ExperimentConfig, Iterable[Subset]], tuple[Subset, ...]]
+"""(configuration, subsets asked for) -> the subsets whose data that takes."""
+
+
+def asked_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
+    """Just those."""
+    return tuple(subsets)
+
+
 def needed_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
     """Subsets whose data a run needs: a tiny backbone is trained on all four, whatever is asked for."""
-    return STUDY if config.model.base == SCRATCH else tuple(subsets)
+    if config.model.base == SCRATCH:
+        return STUDY
+    return flow_subsets(config, subsets) if "flow" in config.phase.sources else tuple(subsets)
+
+
+def flow_subsets(config: ExperimentConfig, subsets: Iterable[Subset]) -> tuple[Subset, ...]:
+    """Subsets whose data flow tokens need: with those that the tokenizer is fitted on."""
+    fitted = config.flow.codebook.subsets if config.flow.tokenizer == "fsq" else ()
+    return tuple(dict.fromkeys((*subsets, *fitted)))
 
 
 def find_source(wanted: str, subset: Subset, data_dir: Path) -> DataSource:

@@ -217,7 +217,10 @@ class Store:
         return self._finished(manifest.stage, manifest.key)
 
     def import_path(self, path: Path, name: str, slug: str) -> tuple[str, Manifest]:
-        """Bring a user's file or folder into the store as `file/<key>/<name>`, named by content. Returns its key."""
+        """Bring a user's file or folder into the store as `file/<key>/<name>`, named by content. Returns its key.
+
+        Of a folder with an empty name, the files become `file/<key>/...` themselves.
+        """
         with environment_errors():
             files = describe_files(path) if path.is_dir() else {"": _describe_file(path)}
             key = digest({"name": name, "files": {rel: info["sha256"] for rel, info in files.items()}})[:20]
@@ -227,10 +230,12 @@ class Store:
                 self.set_aside("file", key)
             work = self.work(key)
             shutil.rmtree(work, ignore_errors=True)
+            parts = {name: path} if name else {part.name: part for part in sorted(path.iterdir())}
             work.mkdir(parents=True)
-            link_tree(path, work / name, copy_below=COPY_BYTES)
+            for part, source in parts.items():
+                link_tree(source, work / part, copy_below=COPY_BYTES)
             described = {"stage": "file", "key": key, "slug": slug, "version": 1, "config": {}, "inputs": {}}
-            return key, self._commit(work, [name], {**described, "provenance": {}}, 0.0)
+            return key, self._commit(work, list(parts), {**described, "provenance": {}}, 0.0)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

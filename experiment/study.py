@@ -19,6 +19,7 @@ from experiment.stages import STAGES, StageNode, stored_node, topological
 from experiment.store import Manifest, Store
 from experiment.survey import Finding, Todo, expected_seconds, survey
 from experiment.tables import belongs
+from experiment.token_report import token_lines
 from experiment.views import View, ViewState, markers, publish, state
 
 EXIT_INCOMPLETE = 3
@@ -243,6 +244,7 @@ def _finish(
         for node in ran:
             if node.stage == rewording.STAGE:
                 print("\n".join(rewording.report(store, node)))
+        print("\n".join([*token_lines(ran, manifests), ""]), end="")
     elif not outcome.failures and not outcome.interrupted:
         print("nothing to do: every stage is finished")
     code = outcome.exit_code()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,11 +14,21 @@ from safetensors.numpy import save
 
 from configs.schema import check
 from configs.slices import TokensSlice
-from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, EpisodeId, FlowTokens, StageContext
-from data_pipeline.flow_tokens import save_flow_tokens
+from data_pipeline.contract import EnvironmentProblem, EpisodeId, FlowTokens, StageContext
+from data_pipeline.flow_tokens import (
+    FLOW_COMMAND,
+    FLOW_TOKENS_JSON,
+    FLOW_TOKENS_NPZ,
+    PLACE,
+    made_of,
+    save_flow_tokens,
+)
+from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.whole_files import written_whole
 from flow_pipeline.flow_field import EpisodeFlow, load_flow
-from flow_pipeline.grid_tokenizer import STATIC_CODE, GridTokenizer
+from flow_pipeline.fsq_definition import FSQ_CONSTANTS
+from flow_pipeline.grid_tokenizer import GridTokenizer
+from flow_pipeline.token_quality import quality
 
 TOKENIZER_FILE = "flow_tokenizer.safetensors"
 """Beside the tokens: weights, where there are any, and the definition as metadata."""
@@ -37,7 +48,7 @@ class FlowTokenizer(Protocol):
         ...
 
     @property
-    def definition(self) -> dict[str, Any]:
+    def definition(self) -> Mapping[str, Any]:
         """All that decides what a code means, weights apart; plain JSON values."""
         ...
 
@@ -66,67 +77,62 @@ def save_tokenizer(path: Path, definition: Mapping[str, Any], weights: Mapping[s
 
 
 def load_tokenizer(path: Path) -> FlowTokenizer:
-    """Read what `save_tokenizer` wrote. Raises EnvironmentProblem that names the file."""
+    """Read what `save_tokenizer` wrote.
+
+    Raises EnvironmentProblem that names the file, ConfigError for codes that mean something else to this version.
+    """
     try:
         with safe_open(path, "numpy") as file:
             definition = json.loads(file.metadata()["definition"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise EnvironmentProblem(
             f"{path} is no flow tokenizer ({type(error).__name__}: {error}); the stage `tokens` writes one: run "
-            "`python scripts/preprocess_flow.py --subset <subset>` again"
+            f"`{FLOW_COMMAND.format(subset='<subset>', path='flow_tokens/<subset>_flow.json')}` again"
         ) from error
-    return GridTokenizer.of(definition)
+    if definition.get("name") == "grid":
+        tokenizer: FlowTokenizer = GridTokenizer.of(definition)
+        known = tokenizer.definition
+    else:
+        from flow_pipeline.fsq_tokenizer import FsqTokenizer  # torch: only where something was fitted
+
+        tokenizer, known = FsqTokenizer(definition, weights), definition | FSQ_CONSTANTS
+    check(known == definition, f"{path}: a flow tokenizer {definition}; this version reads {known}")
+    return tokenizer
+
+
+# ------------------------------------------------------------------ the stage
 
 
 def run_tokens(config: TokensSlice, context: StageContext) -> list[str]:
-    """Stage `tokens`: flow.npz -> flow_tokens.json and the tokenizer, with how much the tokens lose in the manifest."""
-    check(config.tokenizer == "grid", f"flow.tokenizer={config.tokenizer!r}; allowed: grid")
-    tokenizer = GridTokenizer(config.cells, config.levels, config.static_px)
+    """Stage `tokens`: flow.npz -> flow_tokens.{json,npz} and their tokenizer; how much they lose is in the manifest."""
+    fitted, own = context.inputs.get("codebook"), context.work / TOKENIZER_FILE
+    if config.grid is not None:
+        save_tokenizer(own, GridTokenizer(**vars(config.grid)).definition, {})
+    elif fitted is not None:
+        shutil.copyfile(fitted / TOKENIZER_FILE, own)
+    tokenizer = load_tokenizer(own)
     episodes, source = load_flow(context.inputs["flow"] / "flow.npz")
     tokens: dict[EpisodeId, FlowTokens] = {}
     for done, (episode, flow) in enumerate(episodes.items()):
         context.report(done, len(episodes), str(episode))
         context.checkpoint()
         tokens[episode] = _tokenize(episode, flow, int(source["k"]), tokenizer)
+    figures = quality(
+        ((flow.flow, tokens[e].codes, tokenizer.decode(tokens[e].codes)) for e, flow in episodes.items()),
+        tokenizer.num_codes,
+    )
+    demos = Hdf5Source(context.inputs["regenerate"], config.subset)
     manifest = {
-        "backend": source["backend"],
-        "camera": AGENTVIEW,
-        "frame": "rot180",
-        "tokenizer": tokenizer.definition,
-        "quality": quality(episodes, tokens, tokenizer, config.static_px),
+        **{name: source[name] for name in ("backend", *PLACE) if name in source},
+        **made_of(map(demos.open, demos.list())),
+        "tokenizer": dict(tokenizer.definition),
+        "quality": figures,
     }
-    save_flow_tokens(context.work / "flow_tokens.json", tokens, manifest)
-    save_tokenizer(context.work / TOKENIZER_FILE, tokenizer.definition, {})
+    save_flow_tokens(context.work / FLOW_TOKENS_JSON, tokens, manifest)
+    context.remarks["quality"] = figures
     context.report(len(episodes), len(episodes), f"{tokenizer.num_codes} codes")
-    return ["flow_tokens.json", TOKENIZER_FILE]
-
-
-def quality(
-    flows: Mapping[EpisodeId, EpisodeFlow],
-    tokens: Mapping[EpisodeId, FlowTokens],
-    tokenizer: FlowTokenizer,
-    moving_px: float,
-) -> dict[str, float]:
-    """End-point error of the tokens against the stored flow, in pixels at 256 px scale, and bits per frame.
-
-    `moving` cells are at least `moving_px` long; `zero` is the error of predicting no motion there. Bits are the
-    empirical entropy of the codes times the codes per frame.
-    """
-    truth = np.concatenate([f.flow.astype(np.float32) for f in flows.values()])
-    codes = np.concatenate([tokens[e].codes for e in flows])
-    decoded = _enlarge(tokenizer.decode(codes), truth.shape[1])
-    error, length = np.linalg.norm(decoded - truth, axis=-1), np.linalg.norm(truth, axis=-1)
-    moving = length >= moving_px
-    share = np.bincount(codes.ravel(), minlength=tokenizer.num_codes) / codes.size
-    entropy = -float(np.sum(share[share > 0] * np.log2(share[share > 0])))
-    figures = {
-        "epe_all": float(error.mean()),
-        "epe_moving": float(error[moving].mean()) if moving.any() else 0.0,
-        "epe_moving_zero": float(length[moving].mean()) if moving.any() else 0.0,
-        "bits_per_frame": entropy * codes.shape[1],
-        "static_share": float(share[STATIC_CODE]),
-    }
-    return {name: round(value, 3) for name, value in figures.items()}
+    return [FLOW_TOKENS_JSON, FLOW_TOKENS_NPZ, TOKENIZER_FILE]
 
 
 def _tokenize(episode: EpisodeId, flow: EpisodeFlow, k: int, tokenizer: FlowTokenizer) -> FlowTokens:
@@ -138,9 +144,3 @@ def _tokenize(episode: EpisodeId, flow: EpisodeFlow, k: int, tokenizer: FlowToke
         num_codes=tokenizer.num_codes,
         tokenizer_digest=tokenizer.digest,
     )
-
-
-def _enlarge(flow: np.ndarray, size: int) -> np.ndarray:
-    """Repeat cells: [T, c, c, 2] -> [T, size, size, 2]."""
-    index = np.arange(size) * flow.shape[1] // size
-    return flow[:, index][:, :, index]

@@ -10,9 +10,16 @@ import numpy as np
 from configs.schema import ActionConfig, ConfigError, check
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.contract import EpisodeId, StageContext
+from data_pipeline.contract import EpisodeId, FlowTokens, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
-from data_pipeline.flow_tokens import load_flow_tokens
+from data_pipeline.flow_tokens import (
+    FLOW_TOKENS_NPZ,
+    PLACE,
+    check_flow_manifest,
+    load_flow_manifest,
+    load_flow_tokens,
+    made_of,
+)
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
 from training import action_tokenizer
@@ -38,11 +45,7 @@ def load_data(
         if REASONING in wanted
         else None
     )
-    flow = (
-        load_flow_tokens(_sidecar(context, "tokens", "flow_tokens.json", "preprocess_flow", subset))
-        if FLOW in wanted
-        else None
-    )
+    flow = _load_flow(config, context, source) if FLOW in wanted else None
     split = load_split(context.inputs["split"] / SPLIT_FILE)
     known = [e for e in split.test if all(side is None or e in side for side in (annotations, flow))]
 
@@ -60,6 +63,14 @@ def load_data(
     data = load(split.train, "frames.npy"), load(known if config.validation.every else (), "frames_test.npy")
     source.close()
     return data
+
+
+def _load_flow(config: TrainSlice, context: StageContext, source: Hdf5Source) -> dict[EpisodeId, FlowTokens]:
+    """Flow tokens of these very demonstrations. Raises ConfigError where they were made of others, or of another k."""
+    path = _sidecar(context, "tokens", FLOW_TOKENS_NPZ, "preprocess_flow", config.subset.value)
+    wanted = {"k": config.action.horizon, **PLACE, **made_of(map(source.open, source.list()))}
+    check_flow_manifest(path, load_flow_manifest(path), wanted, config.subset)
+    return load_flow_tokens(path)
 
 
 def _sidecar(context: StageContext, stage: str, file: str, script: str, subset: str) -> Path:
@@ -105,7 +116,7 @@ def codes_per_step(data: TrainingData) -> int:
 
 
 def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:
-    """Codes of the flow tokenizer, 0 without flow. Raises ConfigError where they do not fit the base or the horizon."""
+    """Codes of the flow tokenizer, 0 without flow. Raises ConfigError where they do not fit the base."""
     counts = {e.flow.num_codes for e in data.episodes if e.flow is not None}
     check(len(counts) <= 1, f"the flow tokens of these episodes come from different tokenizers: {sorted(counts)} codes")
     count = max(counts, default=0)
@@ -113,10 +124,5 @@ def num_flow_codes(config: TrainSlice, data: TrainingData) -> int:
     check(
         config.model.base != SCRATCH or count <= spare,
         f"{count} flow codes need more than the tiny base's spare rows; set model.flow_rows={count} (now {spare})",
-    )
-    horizons = {e.flow.k for e in data.episodes if e.flow is not None}
-    check(
-        horizons <= {config.action.horizon},
-        f"flow tokens of horizon {horizons}, action.horizon={config.action.horizon}",
     )
     return count

@@ -9,14 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.choices import Subset
 from configs.schema import ConfigError
-from configs.slices import TokensSlice
-from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
-from data_pipeline.flow_tokens import load_flow_manifest, load_flow_tokens
-from flow_pipeline.flow_field import EpisodeFlow, k_effective, save_flow
-from flow_pipeline.grid_tokenizer import LIMIT_PX, STATIC_CODE, GridTokenizer
-from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer, run_tokens, save_tokenizer
+from data_pipeline.contract import STATIC_CODE, EnvironmentProblem
+from flow_pipeline.grid_tokenizer import LIMIT_PX, GridTokenizer
+from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer, save_tokenizer
 
 tokenizers = st.builds(GridTokenizer, st.integers(1, 16), st.integers(3, 33), st.floats(0, 2))
 
@@ -72,32 +68,6 @@ def test_codes_outside_the_vocabulary_are_refused() -> None:
 def test_the_digest_follows_the_definition() -> None:
     digests = {GridTokenizer(4, 5, 0.75).digest, GridTokenizer(4, 5, 0.75).digest, GridTokenizer(4, 7, 0.75).digest}
     assert len(digests) == 2
-
-
-def test_run_tokens_writes_codes_manifest_and_quality(tmp_path: Path) -> None:
-    (tmp_path / "flow").mkdir()
-    (tmp_path / "work").mkdir()
-    episode = EpisodeId(Subset.OBJECT, 0, 1)
-    flow = np.zeros((6, 32, 32, 2), np.float16)
-    flow[:, :8, :8] = [12, -3]
-    save_flow(tmp_path / "flow/flow.npz", {episode: EpisodeFlow(flow, k_effective(6, 4))}, {"backend": "sim", "k": 4})
-    config = TokensSlice(Subset.OBJECT, "grid", 4, 5, 0.75)
-    assert run_tokens(config, StageContext(tmp_path / "work", {"flow": tmp_path / "flow"})) == [
-        "flow_tokens.json",
-        TOKENIZER_FILE,
-    ]
-    path = tmp_path / "work/flow_tokens.json"
-    tokens = load_flow_tokens(path)[episode]
-    assert tokens.num_codes == 26
-    assert tokens.k == 4
-    assert (tokens.codes[:, 0] > 0).all()
-    assert not tokens.codes[:, 1:].any()
-    loaded = load_tokenizer(tmp_path / "work" / TOKENIZER_FILE)
-    assert loaded.digest == tokens.tokenizer_digest
-    assert loaded.decode(tokens.codes)[0, 0, 0, 0] > 5
-    manifest = load_flow_manifest(path)
-    assert manifest["frame"] == "rot180"
-    assert manifest["quality"]["epe_moving"] < manifest["quality"]["epe_moving_zero"]
 
 
 def test_a_tokenizer_of_another_meaning_or_none_is_refused(tmp_path: Path) -> None:

@@ -110,8 +110,12 @@ def flow(config, context):
     return _write(context, config, "flow.npz")
 
 
+def codebook(config, context):
+    return _write(context, config, "flow_tokenizer.safetensors", "codebook.json")
+
+
 def tokens(config, context):
-    return _write(context, config, "flow_tokens.json")
+    return _write(context, config, "flow_tokens.json", "flow_tokens.npz", "flow_tokenizer.safetensors")
 
 
 def base(config, context):

@@ -12,7 +12,7 @@ from configs.choices import Subset
 from configs.schema import ActionConfig, BaseConfig, LoraConfig, ModelConfig, OptimizerConfig, PhaseSpec, TrainerConfig
 from configs.slices import BaseSlice, TrainSlice
 from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens, StageContext, StepReasoning
-from data_pipeline.flow_tokens import save_flow_tokens
+from data_pipeline.flow_tokens import FLOW_TOKENS_JSON, made_of, save_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import save_annotations
 from experiment.training import run_train
@@ -119,7 +119,8 @@ def write_study(folder: Path, subset: Subset = Subset.OBJECT, demos: int = 2, st
     source = Hdf5Source(data, subset)
     episodes = [source.open(episode) for episode in source.list()]
     save_annotations(folder / "annotations.json", {e.id: annotate(e) for e in episodes})
-    save_flow_tokens(folder / "flow_tokens.json", {e.id: flow_of(e) for e in episodes}, {"backend": "synthetic"})
+    manifest = {"backend": "synthetic", **made_of(episodes)}
+    save_flow_tokens(folder / FLOW_TOKENS_JSON, {e.id: flow_of(e) for e in episodes}, manifest)
     save_tokenizer(folder / TOKENIZER_FILE, GridTokenizer(cells=4, levels=5, static_px=0.75).definition, {})
     source.close()
     write_tiny_base(folder / "base" / "base")
