@@ -13,6 +13,14 @@ from peft import PeftModel
 
 from configs.schema import ValidationConfig
 from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.contract import EpisodeId
+from data_pipeline.flow_tokens import (
+    FLOW_TOKENS_JSON,
+    FLOW_TOKENS_NPZ,
+    load_flow_manifest,
+    load_flow_tokens,
+    save_flow_tokens,
+)
 from evaluation.free_running import FreeRunning
 from evaluation.generation import Request
 from tests.evaluation.test_policy import generator
@@ -79,9 +87,10 @@ def test_held_out_demonstrations_are_those_of_the_split_that_the_sidecars_know(h
     data, test = load_data(config, held_out.context("load"), statistics)
     assert [str(e.id) for e in test.episodes] == split["test"]
     assert [str(e.id) for e in data.episodes] == split["train"]
-    tokens = json.loads((held_out.folder / "flow_tokens.json").read_text())
-    del tokens["episodes"][split["test"][0]]
-    (tmp_path / "flow_tokens.json").write_text(json.dumps(tokens))
+    path = held_out.folder / FLOW_TOKENS_NPZ
+    tokens = load_flow_tokens(path)
+    del tokens[EpisodeId.parse(split["test"][0])]
+    save_flow_tokens(tmp_path / FLOW_TOKENS_JSON, tokens, load_flow_manifest(path))
     fewer = replace(held_out.context("fewer"), inputs={**held_out.inputs, "tokens": tmp_path})
     assert [str(e.id) for e in load_data(config, fewer, statistics)[1].episodes] == split["test"][1:]
 
