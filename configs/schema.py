@@ -307,6 +307,11 @@ class FlowConfig:
         in_range("flow.static_px", self.static_px, 0)
         in_range("flow.levels", self.levels, 3, 33)
 
+    @property
+    def num_codes(self) -> int:
+        """Size of the vocabulary, the static code included."""
+        return 1 + (self.levels**2 if self.tokenizer == "grid" else math.prod(self.codebook.levels))
+
 
 # ------------------------------------------------------------------ model and training
 
@@ -501,6 +506,12 @@ class ExperimentConfig:
         in_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
         in_range("max_train_steps", self.max_train_steps, 1)
         check(self.mixed_precision in ("bf16", "no"), f"mixed_precision={self.mixed_precision!r}; allowed: bf16, no")
+        rows, codes = self.model.flow_rows, self.flow.num_codes
+        check(
+            self.model.base != "tiny" or "flow" not in self.phase.sources or codes <= rows,
+            f"flow.tokenizer={self.flow.tokenizer} has {codes} codes here, more than the tiny base's spare rows; set "
+            f"model.flow_rows={codes} (now {rows})",
+        )
 
 
 # ------------------------------------------------------------------ plain values <-> dataclasses

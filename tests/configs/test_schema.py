@@ -15,11 +15,13 @@ from configs import schema
 from configs.choices import Component, Corruption, DropoutVariant, Mode, Role, Subset
 from configs.schema import (
     ActionConfig,
+    CodebookConfig,
     ConfigError,
     DataConfig,
     EnvConfig,
     EvalConfig,
     ExperimentConfig,
+    FlowConfig,
     LoraConfig,
     ModelConfig,
     PhaseSpec,
@@ -145,11 +147,26 @@ def test_conversions() -> None:
         (lambda: ReasoningDropout(scheduled_stage=2), "needs reasoning_dropout.variant=stage"),
         (lambda: ReasoningDropout(variant=DropoutVariant.STAGE, scheduled_stage=8), "allowed: 0 to 7"),
         (lambda: PhaseSpec("x", ()), "the last segment must have role 'action'"),
+        (lambda: FlowConfig(tokenizer="fsq", cells=16), r"flow.cells=16; allowed with flow.tokenizer=fsq: 4 .*8"),
+        (lambda: FlowConfig(tokenizer="fsq", levels=7), "flow.levels=7 acts with flow.tokenizer=grid"),
+        (lambda: FlowConfig(codebook=CodebookConfig(seed=1)), "flow.codebook.* acts with flow.tokenizer=fsq"),
+        (lambda: CodebookConfig(levels=(8, 1)), r"flow.codebook.levels=\[8, 1\]"),
+        (lambda: CodebookConfig(subsets=(Subset.NINETY,)), r"flow.codebook.subsets=\['90'\]; allowed: some of spatial"),
     ],
 )
 def test_ranges(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_more_flow_codes_than_the_tiny_base_has_rows_for_are_named_before_anything_runs() -> None:
+    segments = (Segment(Role.FLOW, "flow"), Segment(Role.ACTION, "action"))
+    tiny, fitted = ModelConfig(base="tiny", flow_rows=32), FlowConfig(tokenizer="fsq")
+    with pytest.raises(ConfigError, match=r"513 codes here.*model\.flow_rows=513 \(now 32\)"):
+        ExperimentConfig(PhaseSpec("x", segments), model=tiny, flow=fitted)
+    ExperimentConfig(PhaseSpec("x", segments), model=tiny)
+    ExperimentConfig(PhaseSpec("x", segments[1:]), model=tiny, flow=fitted)
+    ExperimentConfig(PhaseSpec("x", segments), flow=fitted)
 
 
 def test_sources_of_a_phase() -> None:
