@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.machine import keep
 from configs.choices import STUDY, Subset
 from configs.schema import CodebookConfig
-from data_pipeline.contract import StageContext
+from data_pipeline.contract import STATIC_CODE, StageContext
 from experiment.datasets import data_for
 from experiment.flags import FLAGS, Parser
 from experiment.settings import choice_of, places_of
@@ -34,7 +34,7 @@ from experiment.study import Study, run_study
 from flow_pipeline.codebook import fit, flows_of
 from flow_pipeline.codec import Codec, Fsq, Quantiser
 from flow_pipeline.fsq_tokenizer import static_cells
-from flow_pipeline.grid_tokenizer import STATIC_CODE, GridTokenizer
+from flow_pipeline.grid_tokenizer import GridTokenizer
 from flow_pipeline.token_quality import quality
 
 Flows = Mapping[Subset, tuple[np.ndarray, np.ndarray]]
