@@ -508,9 +508,9 @@ class ExperimentConfig:
         check(self.mixed_precision in ("bf16", "no"), f"mixed_precision={self.mixed_precision!r}; allowed: bf16, no")
         rows, codes = self.model.flow_rows, self.flow.num_codes
         check(
-            self.model.base != "tiny" or "flow" not in self.phase.sources or codes <= rows,
-            f"flow.tokenizer={self.flow.tokenizer} has {codes} codes here, more than the tiny base's spare rows; set "
-            f"model.flow_rows={codes} (now {rows})",
+            self.model.base != "scratch" or "flow" not in self.phase.sources or codes <= rows,
+            f"flow.tokenizer={self.flow.tokenizer} has {codes} codes here, and model.base=scratch has spare rows for "
+            f"{rows}; set model.flow_rows={codes} (now {rows})",
         )
 
 

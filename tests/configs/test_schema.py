@@ -159,9 +159,9 @@ def test_ranges(make: Any, message: str) -> None:
         make()
 
 
-def test_more_flow_codes_than_the_tiny_base_has_rows_for_are_named_before_anything_runs() -> None:
+def test_more_flow_codes_than_a_base_from_scratch_has_rows_for_are_named_before_anything_runs() -> None:
     segments = (Segment(Role.FLOW, "flow"), Segment(Role.ACTION, "action"))
-    tiny, fitted = ModelConfig(base="tiny", flow_rows=32), FlowConfig(tokenizer="fsq")
+    tiny, fitted = ModelConfig(base="scratch", flow_rows=32), FlowConfig(tokenizer="fsq")
     with pytest.raises(ConfigError, match=r"513 codes here.*model\.flow_rows=513 \(now 32\)"):
         ExperimentConfig(PhaseSpec("x", segments), model=tiny, flow=fitted)
     ExperimentConfig(PhaseSpec("x", segments), model=tiny)
