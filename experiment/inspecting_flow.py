@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError, check, in_range
+from configs.schema import check, in_range
 from data_pipeline.contract import AGENTVIEW, EpisodeId, FlowTokens
 from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text
 from experiment.datasets import data_for
+from experiment.given_flow import FLOW_TOKENS, flow_tokens_given
 from experiment.plan import Data, expert_views
 from experiment.resolve import flow_subsets
 from experiment.settings import choice_of, places_of
+from experiment.stages import StageNode
 from experiment.store import Store, environment_errors
 from experiment.study import Study, run_study
 
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 FILMED_PER_TASK = 1
 SHOWN_STEPS = 5
 LONGEST_SHARE = 0.98  # of the moving cells are within the colour scale
-TOKENS = "flow_tokens.json"
 
 
 def inspect_flow(values: Namespace) -> int:
@@ -69,56 +71,42 @@ class Found:
 
     demos: Path
     flow: Mapping[EpisodeId, EpisodeFlow]
-    tokens: Mapping[EpisodeId, FlowTokens]
+    tokens: Mapping[EpisodeId, FlowTokens]  # not empty
     tokenizer: FlowTokenizer
     manifest: Mapping[str, Any]  # of the tokens
-    moving_px: float  # cells whose flow is as long as this move
     settings: Sequence[tuple[str, str]]
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError where tokens are not of this flow."""
-        for episode, tokens in self.tokens.items():
-            flow = self.flow.get(episode)
-            if flow is None:
-                raise ConfigError(f"flow tokens of {episode}, which the flow of this study does not have; {_REMEDY}")
-            if not np.array_equal(flow.k_effective, tokens.k_effective):
-                raise ConfigError(
-                    f"flow tokens of {episode}: {len(tokens.codes)} steps, k={tokens.k}; the flow of this study: "
-                    f"{len(flow.flow)} steps, k={flow.k_effective.max()}; {_REMEDY}"
-                )
-            if tokens.tokenizer_digest != self.tokenizer.digest:
-                raise ConfigError(
-                    f"flow tokens of tokenizer {tokens.tokenizer_digest[:16]}, this study has "
-                    f"{self.tokenizer.digest[:16]}; {_REMEDY}"
-                )
-
-
-_SAID = ("backend", "k", "camera", "frame", "unit", "cells")
-_REMEDY = "give the settings they were made with, or leave --flow_tokens out"
+    fitted: Sequence[str]  # how well a fitted tokenizer does on each subset; () of others
 
 
 def find_made(data: Data, subset: Subset, given: Path | None) -> Found:
     """What the stages made; given: a file of flow tokens in place of the stage's.
 
-    Raises ConfigError where it was not made of this study's flow, EnvironmentProblem where it is missing or damaged.
+    Raises ConfigError where it was not made with these settings or of these demonstrations, EnvironmentProblem where it
+    is missing or damaged.
     """
-    from data_pipeline.flow_tokens import load_flow_manifest, load_flow_tokens
+    from data_pipeline.flow_tokens import check_flow_manifest, load_flow_manifest, load_flow_tokens, made_of
+    from data_pipeline.raw_loader import Hdf5Source
     from flow_pipeline.flow_field import load_flow
+    from flow_pipeline.token_quality import MOVING_PX
     from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer
 
-    store, nodes = Store(data.places.store), (data.regenerate(subset), data.flow(subset), data.tokens(subset))
+    store, own = Store(data.places.store), data.tokens(subset)
+    shown = flow_tokens_given(store, given, own) if given else own
+    nodes = (data.regenerate(subset), data.flow(subset), shown)
     demos, made_flow, made_tokens = (store.entry(node.stage, node.key) for node in nodes)
-    path = given or made_tokens / TOKENS
+    path = made_tokens / FLOW_TOKENS[1]
     flow, flow_manifest = load_flow(made_flow / "flow.npz")
-    manifest, tokenizer = load_flow_manifest(path), load_tokenizer(made_tokens / TOKENIZER_FILE)
+    manifest = load_flow_manifest(path)
+    with contextlib.closing(Hdf5Source(demos, subset)) as source:
+        check_flow_manifest(given or path, manifest, made_of(map(source.open, source.list())), subset)
     settings = {
-        "backend": manifest["backend"],
+        "backend": str(manifest["backend"]),
         "k": f"{manifest['k']} control steps (action.horizon)",
         "camera, frame": f"{manifest['camera']}, {manifest['frame']}",
         "flow": f"{flow_manifest['cells']} x {flow_manifest['cells']} cell means, {flow_manifest['unit']}",
         "tokenizer": json.dumps(manifest["tokenizer"], sort_keys=True),
         "tokenizer digest": manifest["tokenizer_digest"],
-        "cells that move": f"at least {data.config.flow.static_px:g} px (flow.static_px)",
+        "cells that move": f"at least {MOVING_PX:g} px",
         "made by": "; ".join(f"{node.label}, {node.key}" for node in nodes),
         **({"tokens of": str(given)} if given else {}),
         **{n: json.dumps(v, sort_keys=True) for n, v in flow_manifest.items() if n not in _SAID},
@@ -126,12 +114,27 @@ def find_made(data: Data, subset: Subset, given: Path | None) -> Found:
     return Found(
         demos=demos,
         flow=flow,
-        tokens={e: t for e, t in load_flow_tokens(path).items() if e.subset is subset},
-        tokenizer=tokenizer,
+        tokens=load_flow_tokens(path),
+        tokenizer=load_tokenizer(made_tokens / TOKENIZER_FILE),
         manifest=manifest,
-        moving_px=data.config.flow.static_px,
         settings=list(settings.items()),
+        fitted=_fitted(store, own),
     )
+
+
+def _fitted(store: Store, tokens: StageNode) -> list[str]:
+    """What the stage `codebook` found of each of its subsets, in words, and its alarms."""
+    if "codebook" not in tokens.inputs:
+        return []
+    from flow_pipeline.codebook import CODEBOOK_FILE
+    from flow_pipeline.token_quality import alarms, quality_line
+
+    node = tokens.inputs["codebook"]
+    found = json.loads((store.entry(node.stage, node.key) / CODEBOOK_FILE).read_text(encoding="utf-8"))["quality"]
+    return [*(quality_line(name, figures) for name, figures in found.items()), *alarms(found)]
+
+
+_SAID = ("backend", "k", "camera", "frame", "unit", "cells")
 
 
 # ------------------------------------------------------------------ the page
@@ -144,7 +147,6 @@ def write_flow_page(found: Found, subset: Subset, output: Path, per_task: int) -
     from flow_pipeline.flow_checks import run_checks, total
     from flow_pipeline.flow_page import FlowPage, render_flow_page
 
-    check(bool(found.tokens), f"no flow tokens of {subset.value} here; {_REMEDY}")
     source = Hdf5Source(found.demos, subset)
     tallies = _tallies(found, source)
     whole, scales = total(tallies), _scales(total(tallies))
@@ -156,15 +158,16 @@ def write_flow_page(found: Found, subset: Subset, output: Path, per_task: int) -
     with environment_errors():
         output.mkdir(parents=True, exist_ok=True)
         demos = list(_demos(found, source, output, per_task, scales))
-        page = output / f"flow_{subset.value}.html"
         title = f"Optical flow of LIBERO-{subset.value.capitalize()} and its tokens"
-        write_text(page, render_flow_page(FlowPage(title, lead, found.settings, tallies, checks, demos, scales)))
+        page = FlowPage(title, lead, found.settings, found.fitted, tallies, checks, demos, scales)
+        target = output / f"flow_{subset.value}.html"
+        write_text(target, render_flow_page(page))
     source.close()
     print(f"{subset.value}: {lead}")
     print(f"  moving cells: error {whole.epe_moving:.2f} px, no motion {whole.zero_moving:.2f} px")
     for finding in (finding for one in checks for finding in one.findings):
         print(f"  warning: {finding.says}: {listed(finding.where)}")
-    print(f"  page: {page}, {sum(bool(demo.film) for demo in demos)} films beside it")
+    print(f"  page: {target}, {sum(bool(demo.film) for demo in demos)} films beside it")
 
 
 def _tasks(count: int) -> str:
@@ -175,21 +178,15 @@ def _tallies(found: Found, source: Hdf5Source) -> dict[str, Tally]:
     """Per task, by number and instruction."""
     from flow_pipeline.flow_facts import tally
 
+    limit_px = float(found.tokenizer.definition.get("limit_px", np.inf))  # no code says more
     made: dict[int, Tally] = {}
     names: dict[int, str] = {}
     for episode, tokens in sorted(found.tokens.items()):
-        one = tally(
-            found.flow[episode], tokens, found.tokenizer.decode(tokens.codes), found.moving_px, _limit_px(found)
-        )
+        one = tally(found.flow[episode], tokens, found.tokenizer.decode(tokens.codes), limit_px)
         task = episode.task_id
         made[task] = made[task] + one if task in made else one
         names[task] = names.get(task) or f"{task} {source.open(episode).instruction}"
     return {names[task]: made[task] for task in sorted(made)}
-
-
-def _limit_px(found: Found) -> float:
-    """What no code says more than."""
-    return float(found.tokenizer.definition.get("limit_px", np.inf))
 
 
 def _scales(whole: Tally) -> Scales:

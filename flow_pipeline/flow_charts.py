@@ -95,7 +95,7 @@ def code_figure(used: np.ndarray, mean_flow_px: np.ndarray, longest_px: float) -
     width = min((_WIDTH - _LEFT) / len(order), 24.0)
     colors = flow_colors(mean_flow_px, longest_px)
     bars = "".join(
-        _bar("edge", _LEFT + width * i, width * 0.9, float(share[code]) / top, _hex(colors[code]))
+        _bar("edge" if width >= 5 else "", _LEFT + width * i, width * 0.9, float(share[code]) / top, _hex(colors[code]))
         for i, code in enumerate(order)
     )
     names = "".join(

@@ -8,6 +8,7 @@ from operator import add
 
 from data_pipeline.findings import Check, Finding
 from flow_pipeline.flow_facts import Tally
+from flow_pipeline.token_quality import ALARM_RATIO
 
 NO_BETTER = 0.95
 """Tokens that leave this share of the error of predicting no motion tell nearly nothing."""
@@ -18,8 +19,6 @@ SHORT_SHARE = 0.15
 STILL_SHARE = 0.5
 """Of the steps that look ahead: demonstrations are filtered, so that in most of them something moves."""
 STATIC_SHARE = 0.995
-WORSE = 1.3
-"""A task whose moving error is so many times the subset's mean."""
 DIFFERENT_PX = 0.01
 
 Tallies = Mapping[str, Tally]
@@ -67,14 +66,11 @@ def _spilled(tallies: Tallies) -> Iterator[Finding]:
 
 
 def _worse(tallies: Tallies) -> Iterator[Finding]:
-    mean = total(tallies).epe_moving
-    where = [
-        f"{task}: {t.epe_moving:.2f} px, mean {mean:.2f} px"
-        for task, t in tallies.items()
-        if t.epe_moving > WORSE * mean
-    ]
+    lost = {task: t.epe_moving / t.zero_moving for task, t in tallies.items() if t.moving}
+    mean = sum(lost.values()) / max(len(lost), 1)
+    where = [f"{task}: {share:.0%}, mean {mean:.0%}" for task, share in lost.items() if share > ALARM_RATIO * mean]
     yield from _one(
-        f"Tokens lose more than {WORSE:g} times the mean in {_tasks(where)}",
+        f"Tokens lose {ALARM_RATIO:g} times the mean share of the motion, or more, in {_tasks(where)}",
         where,
         "It moves unlike the others: see its pictures below. A fitted tokenizer must have seen such motion.",
     )

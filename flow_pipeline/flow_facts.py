@@ -12,8 +12,9 @@ import numpy as np
 
 from data_pipeline.contract import FlowTokens
 from flow_pipeline.flow_field import EpisodeFlow
+from flow_pipeline.token_quality import MOVING_PX, enlarge
 
-EDGES_PX = (0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 1e9)
+EDGES_PX = (MOVING_PX, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 1e9)
 """Of the histogram of lengths."""
 
 
@@ -26,7 +27,7 @@ class Tally:
     short: int  # steps that look less than half the horizon ahead: no flow tokens
     still: int  # of the others: no cell moves
     cells: int  # stored cells of all steps
-    moving: int  # of them: at least `moving_px` long
+    moving: int  # of them: at least MOVING_PX long
     beyond: int  # of these: longer than `limit_px`
     error_px: float  # sum over cells
     length_px: float  # of the flow, sum over cells: also the error of predicting no motion
@@ -71,11 +72,11 @@ class Tally:
         return self.code_flow_px / np.maximum(self.codes, 1)[:, None]
 
 
-def tally(flow: EpisodeFlow, tokens: FlowTokens, decoded: np.ndarray, moving_px: float, limit_px: float) -> Tally:
+def tally(flow: EpisodeFlow, tokens: FlowTokens, decoded: np.ndarray, limit_px: float) -> Tally:
     """One episode. decoded: float32 [T, D, D, 2], what the tokens say; limit_px: no code says more."""
     truth = flow.flow.astype(np.float32)
     length, error = np.linalg.norm(truth, axis=-1), errors(truth, decoded)
-    moving = length >= moving_px
+    moving = length >= MOVING_PX
     said = np.linalg.norm(resized(decoded, truth.shape[1]), axis=-1)
     short = tokens.k_effective * 2 < tokens.k
     codes = tokens.codes.astype(np.int64)
@@ -106,7 +107,6 @@ def errors(flow: np.ndarray, decoded: np.ndarray) -> np.ndarray:
 
 def resized(flow: np.ndarray, size: int) -> np.ndarray:
     """[T, D, D, 2] -> [T, size, size, 2]: area means where that is coarser, repeated where it is finer."""
-    if size == flow.shape[1]:
-        return flow
-    how = cv2.INTER_AREA if size < flow.shape[1] else cv2.INTER_NEAREST_EXACT
-    return np.stack([cv2.resize(step, (size, size), interpolation=how) for step in flow])
+    if size >= flow.shape[1]:
+        return enlarge(flow, size)
+    return np.stack([cv2.resize(step, (size, size), interpolation=cv2.INTER_AREA) for step in flow])

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipeline import findings
 from data_pipeline.findings import Check, facts, warnings
-from data_pipeline.html_page import document, section, table
+from data_pipeline.html_page import document, notes, section, table
 from data_pipeline.image_frame import policy_image
 from flow_pipeline import flow_charts
 from flow_pipeline.flow_charts import code_figure, code_grid, length_figure, photo, picture, scale_figure, wheel_figure
@@ -77,6 +77,7 @@ class FlowPage:
     title: str
     lead: str
     settings: Sequence[tuple[str, str]]
+    fitted: Sequence[str]  # how well a fitted tokenizer does, a line per subset that it was fitted on; () of others
     tallies: Tallies
     checks: Sequence[Check]
     demos: Sequence[ShownDemo]
@@ -90,6 +91,7 @@ def render_flow_page(page: FlowPage) -> str:
         warnings(page.checks),
         _numbers(total(page.tallies)),
         _settings(page.settings),
+        _fitted(page.fitted),
         _legends(page.scales),
         _figures(total(page.tallies), page.scales),
         _tasks(page.tallies),
@@ -116,6 +118,11 @@ def _numbers(whole: Tally) -> str:
 def _settings(settings: Sequence[tuple[str, str]]) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th><td><code>{escape(text)}</code></td></tr>" for name, text in settings)
     return section("Settings", table("", rows))
+
+
+def _fitted(lines: Sequence[str]) -> str:
+    note = '<p class="lead">On held-out demonstrations; on those of training where a split holds none out.</p>'
+    return section("The fitted tokenizer, by subset", note + notes(lines)) if lines else ""
 
 
 def _legends(scales: Scales) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from configs.choices import Subset
-from configs.schema import ActionConfig, ConfigError, FlowConfig
-from data_pipeline.contract import EnvironmentProblem
-from data_pipeline.flow_tokens import save_flow_tokens
+from configs.schema import ConfigError, EnvConfig
+from configs.slices import FlowSlice, GridSlice, SplitSlice, TokensSlice
+from data_pipeline.flow_tokens import FLOW_TOKENS_JSON, made_of, save_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source
 from experiment.cli import main
 from experiment.inspecting_flow import find_made, write_flow_page
+from experiment.stages import make_node
+from experiment.store import Store
 from flow_pipeline.flow_field import save_flow
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, save_tokenizer
 from tests.helpers.flows import GRID, K, moving_hand, tokens_of
@@ -23,31 +25,34 @@ from tests.helpers.synthetic import write_synthetic_subset
 
 STEPS = 30
 FLOW_MANIFEST = {"backend": "sim", "k": K, "unit": "pixels of a 256 x 256 image", "cells": 32}
-MANIFEST = {"backend": "sim", "camera": "agentview", "frame": "rot180", "tokenizer": GRID.definition}
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Any:
     """What the store of a finished study holds, as far as this command reads it."""
-    store = tmp_path / "outputs" / ".store"
-    folders = {stage: store / stage / "key" for stage in ("regenerate", "flow", "tokens")}
-    for stage in ("flow", "tokens"):
-        folders[stage].mkdir(parents=True)
-    source = Hdf5Source(write_synthetic_subset(folders["regenerate"], Subset.OBJECT, demos=2), Subset.OBJECT)
+    store = Store(tmp_path / "outputs" / ".store")
+    flow = make_node("flow", "object", FlowSlice(Subset.OBJECT, "sim", K, EnvConfig()), {})
+    grid = GridSlice(GRID.cells, GRID.levels, GRID.static_px)
+    tokens = make_node("tokens", "object", TokensSlice(Subset.OBJECT, grid), {"flow": flow})
+    demos = make_node("split", "object", SplitSlice(Subset.OBJECT, 0.1, 0), {})  # any node: of it, the place alone
+    places = [store.entry(node.stage, node.key) for node in (demos, flow, tokens)]
+    for place in places[1:]:
+        place.mkdir(parents=True)
+    source = Hdf5Source(write_synthetic_subset(places[0], Subset.OBJECT, demos=2), Subset.OBJECT)
     flows = {episode: moving_hand(STEPS) for episode in source.list()}
-    tokens = {episode: tokens_of(episode, flow) for episode, flow in flows.items()}
+    made = {episode: tokens_of(episode, flow) for episode, flow in flows.items()}
+    manifest = {"backend": "sim", "tokenizer": GRID.definition, **made_of(map(source.open, source.list()))}
     source.close()
-    save_flow(folders["flow"] / "flow.npz", flows, FLOW_MANIFEST)
-    save_flow_tokens(folders["tokens"] / "flow_tokens.json", tokens, MANIFEST)
-    save_tokenizer(folders["tokens"] / TOKENIZER_FILE, GRID.definition, {})
-    nodes = {stage: SimpleNamespace(stage=stage, key="key", label=f"{stage} object") for stage in folders}
+    save_flow(places[1] / "flow.npz", flows, FLOW_MANIFEST)
+    save_flow_tokens(places[2] / FLOW_TOKENS_JSON, made, manifest)
+    save_tokenizer(places[2] / TOKENIZER_FILE, GRID.definition, {})
     return SimpleNamespace(
-        places=SimpleNamespace(store=store),
-        config=SimpleNamespace(flow=FlowConfig(cells=8), action=ActionConfig(horizon=K, execute=K)),
-        regenerate=lambda _: nodes["regenerate"],
-        flow=lambda _: nodes["flow"],
-        tokens=lambda _: nodes["tokens"],
-        made=tokens,
+        places=SimpleNamespace(store=store.root),
+        regenerate=lambda _: demos,
+        flow=lambda _: flow,
+        tokens=lambda _: tokens,
+        made=made,
+        manifest=manifest,
     )
 
 
@@ -74,33 +79,27 @@ def test_without_films_the_pictures_are_there(finished: Any, tmp_path: Path) -> 
 
 
 def test_a_file_by_path(finished: Any, tmp_path: Path, capsys: Any) -> None:
-    some = dict(list(finished.made.items())[:2])
-    save_flow_tokens(tmp_path / "mine.json", some, MANIFEST)
+    save_flow_tokens(tmp_path / "mine.json", finished.made, finished.manifest)
     write_flow_page(find_made(finished, Subset.OBJECT, tmp_path / "mine.json"), Subset.OBJECT, tmp_path / "a", 0)
-    assert "object: 2 demonstrations of 1 task, 60 steps" in capsys.readouterr().out
+    assert "object: 4 demonstrations of 2 tasks, 120 steps" in capsys.readouterr().out
     assert "mine.json" in (tmp_path / "a" / "flow_object.html").read_text()
 
 
-def test_tokens_of_another_subset_horizon_or_tokenizer_are_refused(finished: Any, tmp_path: Path) -> None:
+def test_tokens_of_another_horizon_tokenizer_or_other_demonstrations_are_refused(finished: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
 
-    def refused(tokens: dict[Any, Any]) -> str:
-        save_flow_tokens(path, tokens, MANIFEST)
+    def refused(tokens: dict[Any, Any], **changes: Any) -> str:
+        save_flow_tokens(path, tokens, finished.manifest | changes)
         with pytest.raises(ConfigError) as problem:
-            write_flow_page(find_made(finished, Subset.OBJECT, path), Subset.OBJECT, tmp_path / "a", 0)
+            find_made(finished, Subset.OBJECT, path)
         return str(problem.value)
 
-    moved = {replace(e, subset=Subset.GOAL): t for e, t in finished.made.items()}
-    assert "no flow tokens of object here" in refused(moved)
-    assert "the flow of this study does not have" in refused(
-        {replace(e, demo=7): t for e, t in finished.made.items() if e.demo == 0}
-    )
     longer = {e: replace(t, k=8, k_effective=t.k_effective * 2) for e, t in finished.made.items()}
-    assert "k=8; the flow of this study: 30 steps, k=4" in refused(longer)
-    other = {e: replace(t, tokenizer_digest="other") for e, t in finished.made.items()}
-    assert f"flow tokens of tokenizer other, this study has {GRID.digest[:16]}" in refused(other)
-    assert not (tmp_path / "a").exists()
-    with pytest.raises(EnvironmentProblem, match="does not exist"):
+    assert "k is 8, and this run needs 4" in refused(longer)
+    other = {**GRID.definition, "levels": 9}
+    assert "tokenizer.levels is 9, and this run needs 17" in refused(finished.made, tokenizer=other)
+    assert "demos.digest is 'other'" in refused(finished.made, demos={**finished.manifest["demos"], "digest": "other"})
+    with pytest.raises(ConfigError, match="does not exist"):
         find_made(finished, Subset.OBJECT, tmp_path / "nowhere.json")
 
 

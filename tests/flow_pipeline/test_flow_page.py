@@ -33,9 +33,11 @@ FILMED = FilmedFlow("object/00/000", FRAMES, FLOW.flow.astype(np.float32), DECOD
 
 def page_with(instruction: str = "pick up the soup") -> FlowPage:
     step = ShownStep(3, K, FRAMES[3], FRAMES[3 + K], FILMED.flow[3], DECODED[3], TOKENS.codes[3])
-    tallies = {f"0 {instruction}": tally(FLOW, TOKENS, DECODED, 0.75, 48.0)}
+    tallies = {f"0 {instruction}": tally(FLOW, TOKENS, DECODED, 48.0)}
     demo = ShownDemo("object/00/000", instruction, [step], "flow.mp4", FRAMES[0])
-    return FlowPage("Flow", "one", [("backend", "sim")], tallies, run_checks(tallies, None), [demo], SCALES)
+    return FlowPage(
+        "Flow", "one", [("backend", "sim")], ["object: <5> px"], tallies, run_checks(tallies, None), [demo], SCALES
+    )
 
 
 def pictures(page: str, alt: str) -> list[np.ndarray]:
@@ -68,6 +70,7 @@ def test_words_are_only_words() -> None:
     wicked = replace(page_with("<b>pick</b> & place"), title="<i>", lead="<u>", settings=[("<a>", "<s>")])
     page = render_flow_page(wicked)
     assert not re.search(r"<(i|u|a|s)>|<b>pick", page)
+    assert "object: &lt;5&gt; px" in page
     assert "<td>0 &lt;b&gt;pick&lt;/b&gt; &amp; place</td>" in page
     assert "<h3>&lt;b&gt;pick&lt;/b&gt; &amp; place</h3>" in page
 
