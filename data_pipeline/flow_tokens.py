@@ -82,12 +82,12 @@ def content_digest(manifest: Mapping[str, Any], tokens: Mapping[EpisodeId, FlowT
 
 def _entries(path: Path) -> tuple[dict[str, Any], dict[str, tuple[Any, Any]]]:
     """(manifest, episode -> (codes, k_effective))."""
-    if path.suffix == ".npz":
-        manifest, arrays = read_packed(path, f"make it with `{FLOW_COMMAND.format(subset='<subset>', path=path)}`")
-        names = [name.removesuffix("/codes") for name in arrays if name.endswith("/codes")]
-        return manifest, {name: (arrays[f"{name}/codes"], arrays[f"{name}/k_effective"]) for name in names}
-    tree = read_tree(path, FLOW_COMMAND)
     try:
+        if path.suffix == ".npz":
+            manifest, arrays = read_packed(path, f"make it with `{FLOW_COMMAND.format(subset='<subset>', path=path)}`")
+            names = {name.rpartition("/")[0] for name in arrays}
+            return manifest, {name: (arrays[f"{name}/codes"], arrays[f"{name}/k_effective"]) for name in names}
+        tree = read_tree(path, FLOW_COMMAND)
         return dict(tree["manifest"]), {e: (v["codes"], v["k_effective"]) for e, v in tree["episodes"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise damaged(path, error, FLOW_COMMAND) from error

@@ -40,7 +40,8 @@ def read_packed(path: Path, remedy: str) -> tuple[dict[str, Any], dict[str, np.n
             arrays = {n.removesuffix(".npy"): _array(archive, n) for n in archive.namelist() if n.endswith(".npy")}
     except FileNotFoundError:
         raise EnvironmentProblem(f"{path} does not exist; {remedy}") from None
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, OSError, RuntimeError) as error:
+        # the last two: a directory of the archive that was damaged names offsets, versions, encryption that are not
         raise EnvironmentProblem(f"{path} is damaged ({type(error).__name__}: {error}); {remedy}") from error
     return manifest, arrays
 

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_pipeline.contract import POINT_GRID, EpisodeId
+from data_pipeline.contract import POINT_GRID, EnvironmentProblem, EpisodeId
 from data_pipeline.flow_tokens import FLOW_COMMAND
 from data_pipeline.packed import read_packed, write_packed
 
@@ -74,8 +74,9 @@ def load_flow(path: Path) -> tuple[dict[EpisodeId, EpisodeFlow], dict[str, Any]]
     """Read what `save_flow` wrote: (episodes, manifest). Raises EnvironmentProblem on a missing or torn file."""
     command = FLOW_COMMAND.format(subset="<subset>", path="flow_tokens/<subset>_flow.json")
     manifest, arrays = read_packed(path, f"make it with `{command}`")
-    names = sorted(name.removesuffix("/flow") for name in arrays if name.endswith("/flow"))
-    episodes = {
-        EpisodeId.parse(name): EpisodeFlow(arrays[f"{name}/flow"], arrays[f"{name}/k_effective"]) for name in names
-    }
+    names = sorted({name.rpartition("/")[0] for name in arrays})
+    try:
+        episodes = {EpisodeId.parse(n): EpisodeFlow(arrays[f"{n}/flow"], arrays[f"{n}/k_effective"]) for n in names}
+    except (KeyError, ValueError) as error:
+        raise EnvironmentProblem(f"{path} is damaged ({error} is missing); make it with `{command}`") from error
     return episodes, manifest

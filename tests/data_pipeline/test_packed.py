@@ -1,0 +1,51 @@
+"""Packed files: whatever byte of one is damaged, it is refused or reads as it was written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from configs.choices import Subset
+from data_pipeline.contract import EnvironmentProblem, EpisodeId, FlowTokens
+from data_pipeline.flow_tokens import FLOW_TOKENS_JSON, FLOW_TOKENS_NPZ, load_flow_tokens, save_flow_tokens
+from data_pipeline.packed import write_packed
+from flow_pipeline.flow_field import load_flow
+
+EPISODE = EpisodeId(Subset.OBJECT, 0, 3)
+
+
+def damaged_copies(path: Path) -> list[bytes]:
+    """A file with one byte changed: every byte of the archive's directory, some of the rest."""
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    places = [*range(0, directory, 11), *range(directory, len(whole))]
+    return [whole[:i] + bytes([whole[i] ^ mask]) + whole[i + 1 :] for i in places for mask in (1, 0x48)]
+
+
+def survivors(path: Path, read: Callable[[Path], Any]) -> list[Any]:
+    """What damaged copies of a file read as, those left out that are refused."""
+    found: list[Any] = []
+    for copy in damaged_copies(path):
+        path.write_bytes(copy)
+        with contextlib.suppress(EnvironmentProblem):
+            found.append(read(path))
+    return found
+
+
+def test_a_damaged_token_file_is_refused_or_the_same(tmp_path: Path) -> None:
+    tokens = FlowTokens(EPISODE, np.arange(20, dtype=np.uint16).reshape(5, 4), np.full(5, 2, np.uint16), 2, 26, "grid")
+    save_flow_tokens(tmp_path / FLOW_TOKENS_JSON, {EPISODE: tokens}, {"backend": "sim"})
+    for read in survivors(tmp_path / FLOW_TOKENS_NPZ, load_flow_tokens):
+        assert (read[EPISODE].codes == tokens.codes).all()
+        assert (read[EPISODE].k_effective == tokens.k_effective).all()
+
+
+def test_flow_that_lost_an_array_is_refused(tmp_path: Path) -> None:
+    write_packed(tmp_path / "flow.npz", {"k": 1}, {"object/00/003/flow": np.ones(4)})
+    with pytest.raises(EnvironmentProblem, match=r"flow.npz is damaged .*k_effective"):
+        load_flow(tmp_path / "flow.npz")
