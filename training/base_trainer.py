@@ -28,10 +28,12 @@ from data_pipeline.sidecar import load_annotations
 from training.action_tokenizer import ACTION_TOKENIZER_FILE
 from training.base_folder import SCRATCH
 from training.batch import collate
+from training.checkpoint import METRICS_FILE
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
 from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
+from training.loop import fit
 from training.lora_model import make_layout
-from training.lora_trainer import METRICS_FILE, Run, fit, make_accelerator, set_threads
+from training.run import Run, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
 from training.shipped_base import BASE_FOLDER, BASE_STATISTICS
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base

@@ -19,11 +19,12 @@ from data_pipeline.contract import Interrupted, StageContext
 from experiment.training import run_train
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import TRAINER, Study, write_study
-from training import lora_trainer
+from training import loop
 from training.base_folder import SCRATCH
 from training.base_trainer import run_base
+from training.loop import TrainingDiverged, learning_rate
 from training.lora_model import load_adapter
-from training.lora_trainer import TrainingDiverged, learning_rate
+from training.run import Run
 
 STEPS = 5
 FORK = multiprocessing.get_context("fork")
@@ -127,14 +128,14 @@ def test_the_rate_rises_falls_and_ends() -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, bad: range) -> None:
     """Make the loss of some steps NaN (steps count from 0)."""
-    genuine, calls = lora_trainer.train_step, iter(range(10**6))
+    genuine, calls = loop.train_step, iter(range(10**6))
 
-    def poisoned(run: lora_trainer.Run, step_input: object) -> dict[str, object]:
+    def poisoned(run: Run, step_input: object) -> dict[str, object]:
         factor = float("nan") if next(calls) in bad else 1.0
         monkeypatch.setattr(run, "role_weights", {role: factor for role in run.role_weights})
         return genuine(run, step_input)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(lora_trainer, "train_step", poisoned)
+    monkeypatch.setattr(loop, "train_step", poisoned)
 
 
 def test_a_bad_step_is_skipped_and_counted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,9 @@ from tests.helpers.training_study import TRAINER, write_study
 from training.batch import image_grid, patchify
 from training.dataset import TrainingData, load_training_data
 from training.layout import Layout, inference_prefix
+from training.loop import fit
 from training.lora_model import make_layout
-from training.lora_trainer import Run, fit, make_accelerator
+from training.run import Run, make_accelerator
 from training.sampling import SamplingPlan, StepInputs
 from training.tiny_backbone import build_config, build_model, build_tokenizer
 from training.train_inputs import make_actions

@@ -1,0 +1,65 @@
+"""Exact resume: everything the next step depends on, on the disk, and back.
+
+Unfinished runs live in ``<work>/resume/step-000020``: weights, optimiser, step, written aside and renamed;
+``metrics.jsonl`` is cut back to the step that is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.run import Run
+
+METRICS_FILE = "metrics.jsonl"
+RESUME_FOLDER = "resume"
+
+
+def save(run: Run, work: Path) -> None:
+    """Write everything the next step depends on, aside, then rename; older ones are removed after."""
+    folder = work / RESUME_FOLDER
+    target, temporary = folder / f"step-{run.step:06d}", folder / f"tmp-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {name: p.detach().cpu().contiguous() for name, p in run.parameters.items()}
+    save_file(weights, temporary / "weights.safetensors")
+    torch.save(run.optimizer.state_dict(), temporary / "optimizer.pt")
+    state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "parameters": len(weights)}
+    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    for file in temporary.iterdir():  # on the disk before it replaces the older one
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    for old in folder.iterdir():
+        if old != target:
+            shutil.rmtree(old)
+
+
+def restore(run: Run, work: Path) -> None:
+    """Take up the newest checkpoint of `work`, if any, and cut metrics.jsonl back to it."""
+    found = sorted((work / RESUME_FOLDER).glob("step-*"))
+    if found:
+        state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
+        weights = load_file(found[-1] / "weights.safetensors")
+        assert weights.keys() == run.parameters.keys(), "this checkpoint belongs to another model"
+        with torch.no_grad():
+            for name, parameter in run.parameters.items():
+                parameter.copy_(weights[name])
+        optimizer = torch.load(found[-1] / "optimizer.pt", map_location=run.accelerator.device, weights_only=True)
+        run.optimizer.load_state_dict(optimizer)
+        run.step, run.skipped_in_row = state["step"], state["skipped_in_row"]
+    _cut_metrics(work / METRICS_FILE, run.step)
+
+
+def _cut_metrics(path: Path, steps: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()[:steps] if path.exists() else []
+    assert len(lines) == steps, f"{path} has {len(lines)} rows, the checkpoint {steps} steps"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,67 @@
+"""A training run: what is fixed, where it stands, on which device and with how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import Dataset
+
+from configs.choices import Role
+from configs.schema import OptimizerConfig, TrainerConfig, check
+from training.flow_figures import FlowReader
+from training.network import Network
+from training.sampling import StepInput
+from training.validation import Validation
+
+
+@dataclass
+class Run:
+    """A training run: what is fixed, and where it stands."""
+
+    model: nn.Module  # bare Qwen2.5-VL; its trainable parameters are those of the run
+    inputs: Dataset[StepInput]  # item `step` is that step's input
+    role_weights: Mapping[Role, float]
+    schedule: OptimizerConfig
+    steps: int
+    seed: int
+    accelerator: Accelerator  # device and precision
+    flow: FlowReader | None = None  # of a phase with flow
+    validation: Validation | None = None
+    step: int = 0  # steps done
+    skipped_in_row: int = 0
+    network: Network = field(init=False)
+    parameters: dict[str, nn.Parameter] = field(init=False)
+    optimizer: torch.optim.AdamW = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.model)
+        self.parameters = {n: p for n, p in sorted(self.model.named_parameters()) if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=self.schedule.learning_rate,
+            betas=self.schedule.betas,
+            weight_decay=self.schedule.weight_decay,
+            fused=True,
+        )
+
+
+def set_threads(trainer: TrainerConfig) -> None:
+    """Fix the number of threads, as sums on the CPU depend on it."""
+    if trainer.torch_threads:
+        torch.set_num_threads(trainer.torch_threads)
+
+
+def make_accelerator(trainer: TrainerConfig, mixed_precision: str) -> Accelerator:
+    """Device (`auto` is CUDA where there is one) and precision (`bf16`, `no`) of one run."""
+    check(
+        trainer.device in ("auto", "cpu") or torch.cuda.is_available(),
+        f"trainer.device={trainer.device!r}, but this machine has no CUDA device; allowed here: auto, cpu",
+    )
+    # Accelerate keeps one state per process, and a warm worker trains runs of several precisions.
+    AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
+    return Accelerator(mixed_precision=mixed_precision, cpu=trainer.device == "cpu")
