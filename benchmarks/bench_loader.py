@@ -2,13 +2,14 @@
 
 The file is laid out as LIBERO's writer leaves it: contiguous, uncompressed images, none of our attributes. The pixels
 are holes of a sparse file. One JSON line; `reference_mb` is what holding every image at once would take.
-Usage: python benchmarks/bench_loader.py [--demos 50] [--steps 150] [--size 256]
+Then batches alone, one line per phase: samples/s that the workers of a training run make at 224 px (drawn, written,
+tokenised, stacked and handed over), with nothing trained on them.
+Usage: python benchmarks/bench_loader.py [--demos 50] [--steps 150] [--size 256] [--workers 2] [--batches 60]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -20,30 +21,53 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import h5py
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
-from benchmarks.machine import commit, hardware
+from benchmarks.machine import keep
+from benchmarks.train_subject import NORA_3B, PHASES, Setting, make_subject
 from configs.choices import Subset
+from configs.schema import TrainerConfig
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS
 from data_pipeline.libero_utils import demo_file
 from data_pipeline.raw_loader import Hdf5Source
 
 STATE_SIZE = 92
+BATCH, WARM_UP = 16, 8
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in {"demos": 50, "steps": 150, "size": 256}.items():
+    for name, default in {"demos": 50, "steps": 150, "size": 256, "workers": 2, "batches": 60}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_official_file(demo_file(Path(folder), Subset.OBJECT, 0), options.demos, options.steps, options.size)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             figures = pool.apply(measure, (folder,))
-    machine = {"hardware": hardware(), "commit": commit()}
-    print(json.dumps({"benchmark": "loader", **vars(options), **machine, **figures}))
+    asked = {name: getattr(options, name) for name in ("demos", "steps", "size")}
+    keep({"benchmark": "loader", **asked, **figures}, options.out)
+    for phase in PHASES:
+        with tempfile.TemporaryDirectory() as folder:
+            rate = samples_per_s(Path(folder), phase, options.workers, options.batches)
+        keep({"benchmark": "batches", "phase": phase, "workers": options.workers, "samples_per_s": rate}, options.out)
     return 0
+
+
+def samples_per_s(folder: Path, phase: str, workers: int, batches: int) -> float:
+    """Of the training data set alone, once the workers run."""
+    trainer = TrainerConfig(torch_threads=1, num_workers=workers, device="cpu")
+    subject = make_subject(folder, Setting(NORA_3B, BATCH, WARM_UP + batches, trainer, "no"), PHASES[phase])
+    inputs = iter(DataLoader(subject.inputs(), batch_size=None, num_workers=workers, sampler=range(WARM_UP + batches)))
+    for _ in range(WARM_UP):
+        next(inputs)
+    began = time.perf_counter()
+    made = sum(step_input.samples for step_input in inputs)
+    return round(made / (time.perf_counter() - began), 1)
 
 
 def write_official_file(path: Path, demos: int, steps: int, size: int) -> None:

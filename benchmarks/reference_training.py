@@ -74,7 +74,7 @@ class ReferenceCollator:
         """Tensors for `model(**inputs)`."""
         messages = [_messages(sample) for sample in samples]
         texts = [self._processor.apply_chat_template(m, tokenize=False).rstrip("\n") for m in messages]
-        images, _ = process_vision_info(messages)
+        images = process_vision_info(messages)[0]
         inputs = self._processor(text=texts, images=images, padding=True, return_tensors="pt")
         labels = inputs["input_ids"].clone()
         for row, ids in enumerate(inputs["input_ids"]):

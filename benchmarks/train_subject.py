@@ -43,7 +43,8 @@ class Shape:
     def config(self, tokenizer: Any) -> Qwen2_5_VLConfig:
         """In the library's terms."""
         config = build_config(tokenizer, self.model)
-        text, vision = config.text_config, config.vision_config
+        text: Any = config.text_config
+        vision: Any = config.vision_config
         text.vocab_size = max(self.rows, text.vocab_size)
         text.intermediate_size = self.feed_forward or text.intermediate_size
         vision.intermediate_size = self.vision_feed_forward or vision.intermediate_size
@@ -132,7 +133,8 @@ class Subject:
         accelerator = make_accelerator(self.setting.trainer, self.setting.mixed_precision)
         torch.manual_seed(SEED)
         dtype = torch.bfloat16 if self.setting.mixed_precision == "bf16" else torch.float32
-        with accelerator.device:
+        place: Any = accelerator.device
+        with place:
             plain: Any = Qwen2_5_VLForConditionalGeneration
             model = plain._from_config(self.config, dtype=dtype)
         return attach_lora(model, self.setting.lora, "random", self.new_tokens, SEED).to(accelerator.device)

@@ -409,7 +409,19 @@ class TrainerConfig:
     num_workers: int = not_in_key(2)
     device: str = not_in_key("auto")
     log_every: int = not_in_key(10)
-    checkpoint_every: int = not_in_key(1000)
+    checkpoint_every: int = not_in_key(1000)  # steps between checkpoints to resume from, of which two stay
+    keep_every: int = added(0)  # steps between checkpoints that stay as checkpoint-<step>; 0: none
+    log: tuple[str, ...] = not_in_key(())  # besides metrics.jsonl: tensorboard, wandb
+    processes: int = added(1)  # devices of this machine that share every global batch, each with its own batch size
+    gradient_checkpointing: bool = added(False)  # noqa: FBT003 - a field's default
+
+    def __post_init__(self) -> None:
+        unknown = set(self.log) - {"tensorboard", "wandb"}
+        check(not unknown, f"trainer.log={list(self.log)}; allowed: tensorboard, wandb")
+        in_range("trainer.keep_every", self.keep_every, 0)
+        in_range("trainer.checkpoint_every", self.checkpoint_every, 1)
+        in_range("trainer.log_every", self.log_every, 1)
+        in_range("trainer.processes", self.processes, 1, 64)
 
 
 @dataclass(frozen=True)

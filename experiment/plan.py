@@ -218,7 +218,8 @@ class Data:
         if config.model.base == TINY:
             ShippedBase.read().check_fits(config)
             return shipped_node()
-        slice_ = BaseSlice(STUDY, config.model, config.action, config.base, config.trainer)
+        trainer = replace(config.trainer, keep_every=0, processes=1, gradient_checkpointing=False)  # of adapters alone
+        slice_ = BaseSlice(STUDY, config.model, config.action, config.base, trainer)
         makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
         return make_node("base", "", slice_, inputs)

@@ -11,8 +11,10 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
     from evaluation.free_running import FreeRunning
     from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer
     from training import lora_trainer
+    from training.processes import companions
     from training.validation import Instruments
 
     path = context.inputs["tokens"] / TOKENIZER_FILE if "tokens" in context.inputs else None
     decode = load_tokenizer(path).decode if path is not None and path.is_file() else None
-    return lora_trainer.run_train(config, context, Instruments(FreeRunning, decode))
+    with companions(config.trainer.processes, run_train, config, context):
+        return lora_trainer.run_train(config, context, Instruments(FreeRunning, decode))

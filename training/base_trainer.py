@@ -36,6 +36,7 @@ from training.lora_model import make_layout
 from training.run import Run, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
 from training.shipped_base import BASE_FOLDER, BASE_STATISTICS
+from training.timing import TIMING_FILE
 from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 from training.train_inputs import make_actions
 
@@ -77,7 +78,7 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     save_base(folder, model.to(torch.device("cpu")), tokenizer, config.model)
     actions.save(folder / ACTION_TOKENIZER_FILE)
     statistics.save(folder / STATISTICS_FILE)
-    return [BASE_FOLDER, METRICS_FILE]
+    return [BASE_FOLDER, METRICS_FILE, TIMING_FILE]
 
 
 def _load_data(config: BaseSlice, context: StageContext) -> tuple[ActionStatistics, TrainingData]:

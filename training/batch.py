@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from configs.choices import Role
 from training.layout import IGNORE, ROLES, Layout, TokenSequence
+from training.tags import NO_TAG, tag_numbers
 from training.tiny_backbone import MERGE, PATCH
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, as Qwen2.5-VL's processor has them, for values in [0, 1]
@@ -26,6 +27,7 @@ class Batch:
     labels: torch.Tensor  # int64 [B, S], IGNORE where not a target
     loss_weights: torch.Tensor  # float32 [B, S], within the role's mean
     role: torch.Tensor  # int64 [B, S], index into layout.ROLES
+    tags: torch.Tensor  # int64 [B, S], see tags.tag_numbers
     images: torch.Tensor  # uint8 [B, size, size, 3], ROT180, as the policy sees them
 
     @property
@@ -33,6 +35,14 @@ class Batch:
         """Bool [B, S]: not padding."""
         first = torch.arange(self.input_ids.shape[1], device=self.input_ids.device) == 0
         return (self.positions.amax(0) > 0) | first
+
+    def pieces(self, rows: int) -> Iterator[Batch]:
+        """The same samples in batches of at most `rows`; 0: in one."""
+        step = rows or len(self.input_ids)
+        for first in range(0, len(self.input_ids), step):
+            own = slice(first, first + step)
+            parts = {f.name: getattr(self, f.name)[own] for f in fields(self) if f.name != "positions"}
+            yield Batch(**parts, positions=self.positions[:, own])
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -46,9 +56,11 @@ def collate(sequences: Sequence[TokenSequence], images: np.ndarray, layout: Layo
     labels = np.full((count, longest), IGNORE, np.int64)
     weights = np.zeros((count, longest), np.float32)
     roles = np.full((count, longest), ROLES.index(Role.PROMPT), np.int64)
+    tags = np.full((count, longest), NO_TAG, np.int64)
     real = np.zeros((count, longest), bool)
     for row, sequence in enumerate(sequences):
         end = len(sequence.ids)
+        tags[row, :end] = tag_numbers(sequence.ids, sequence.roles, layout)
         ids[row, :end], labels[row, :end] = sequence.ids, sequence.labels
         weights[row, :end], roles[row, :end], real[row, :end] = sequence.weights, sequence.roles, True
     return Batch(
@@ -57,6 +69,7 @@ def collate(sequences: Sequence[TokenSequence], images: np.ndarray, layout: Layo
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(weights),
         role=torch.from_numpy(roles),
+        tags=torch.from_numpy(tags),
         images=torch.from_numpy(images),
     )
 

@@ -1,7 +1,7 @@
 """Exact resume: everything the next step depends on, on the disk, and back.
 
 Unfinished runs live in ``<work>/resume/step-000020``: weights, optimiser, step, written aside and renamed;
-``metrics.jsonl`` is cut back to the step that is resumed.
+the logs, one line per step, are cut back to the step that is resumed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.run import Run
+from training.timing import TIMING_FILE
 
 METRICS_FILE = "metrics.jsonl"
 RESUME_FOLDER = "resume"
+KEPT = 2  # the newest, and the one before it for a person to go back to
 
 
 def save(run: Run, work: Path) -> None:
@@ -29,20 +31,21 @@ def save(run: Run, work: Path) -> None:
     weights = {name: p.detach().cpu().contiguous() for name, p in run.parameters.items()}
     save_file(weights, temporary / "weights.safetensors")
     torch.save(run.optimizer.state_dict(), temporary / "optimizer.pt")
-    state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "parameters": len(weights)}
+    state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "rows": run.rows}
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     for file in temporary.iterdir():  # on the disk before it replaces the older one
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
+    newest = sorted(folder.glob("step-*"))[-KEPT:]
     for old in folder.iterdir():
-        if old != target:
+        if old not in newest:
             shutil.rmtree(old)
 
 
-def restore(run: Run, work: Path) -> None:
-    """Take up the newest checkpoint of `work`, if any, and cut metrics.jsonl back to it."""
+def restore(run: Run, work: Path, *, cut: bool = True) -> None:
+    """Take up the newest checkpoint of `work`, if any. cut: and cut the logs back to it."""
     found = sorted((work / RESUME_FOLDER).glob("step-*"))
     if found:
         state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
@@ -53,11 +56,13 @@ def restore(run: Run, work: Path) -> None:
                 parameter.copy_(weights[name])
         optimizer = torch.load(found[-1] / "optimizer.pt", map_location=run.accelerator.device, weights_only=True)
         run.optimizer.load_state_dict(optimizer)
-        run.step, run.skipped_in_row = state["step"], state["skipped_in_row"]
-    _cut_metrics(work / METRICS_FILE, run.step)
+        run.step, run.skipped_in_row, run.rows = state["step"], state["skipped_in_row"], state["rows"]
+    if cut:
+        for name in (METRICS_FILE, TIMING_FILE):
+            _cut(work / name, run.step)
 
 
-def _cut_metrics(path: Path, steps: int) -> None:
+def _cut(path: Path, steps: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()[:steps] if path.exists() else []
     assert len(lines) == steps, f"{path} has {len(lines)} rows, the checkpoint {steps} steps"
     temporary = path.with_name(path.name + ".tmp")

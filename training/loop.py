@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from configs.choices import Role
 from configs.schema import OptimizerConfig, TrainerConfig
-from data_pipeline.contract import StageContext
-from training.batch import Batch
+from data_pipeline.contract import Interrupted, StageContext
 from training.checkpoint import METRICS_FILE, restore, save
-from training.flow_figures import FlowCodes
+from training.gradient import compute_gradient, forward
 from training.layout import ROLES
-from training.loss import TokenLosses, role_shares, token_losses, weighted_sum
 from training.run import Run
+from training.run_log import numbers, open_logs
 from training.sampling import StepInput
+from training.timing import TIMING_FILE, Timer
 from training.validation import Validation
 
 MAX_SKIPPED_IN_ROW = 10
@@ -36,36 +38,53 @@ class TrainingDiverged(RuntimeError):
     """The loss was not finite for MAX_SKIPPED_IN_ROW steps in a row."""
 
 
-def fit(run: Run, trainer: TrainerConfig, context: StageContext) -> None:
-    """Train to the last step, resuming what `context.work` holds. Raises Interrupted after saving."""
-    restore(run, context.work)
+def fit(
+    run: Run, trainer: TrainerConfig, context: StageContext, keep: Callable[[int], None] = lambda step: None
+) -> None:
+    """Train to the last step, resuming what `context.work` holds. Raises Interrupted after saving.
+
+    keep: writes a checkpoint that stays, called after every `trainer.keep_every` steps but the last. Of several
+    processes the first one writes and decides when to stop.
+    """
+    first_process = run.accelerator.is_main_process
+    restore(run, context.work, cut=first_process)
     run.model.train()
-    metrics = context.work / METRICS_FILE
-    begun, first = time.monotonic(), run.step
-    with metrics.open("a", encoding="utf-8") as log:
-        for step_input in stream(run, trainer.num_workers):
+    timer = Timer(run.step)
+    with ExitStack() as open_files:
+        metrics, timing = (
+            _appended(open_files, context.work / name, first_process) for name in (METRICS_FILE, TIMING_FILE)
+        )
+        for log in (logs := open_logs(trainer.log, context.work, run.name) if first_process else []):
+            open_files.callback(log.close)
+        for step_input in timer.waited_for(stream(run, trainer.num_workers)):
             row = train_step(run, step_input)
             if run.validation is not None and run.validation.is_due(run.step, run.steps):
                 row |= validate(run, run.validation)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
+            metrics.write(json.dumps(row) + "\n")
+            took = timer.row(run.step, step_input.samples)
+            timing.write(json.dumps(took) + "\n")
+            for log in logs:
+                log.write(run.step, numbers({**row, **took}))
             if run.step % trainer.log_every == 0 or run.step == run.steps:
-                speed = (run.step - first) / (time.monotonic() - begun)
                 loss = "no finite loss" if row["loss"] is None else f"loss {row['loss']:.3f}"
-                context.report(run.step, run.steps, f"{loss} at {speed:.2f} steps/s")
-            if run.step % trainer.checkpoint_every == 0 or context.stop_requested():
-                save(run, context.work)
-                context.checkpoint()
+                context.report(run.step, run.steps, f"{loss} at {timer.steps_per_s(run.step):.2f} steps/s")
+            if first_process and _is_due(run, trainer.keep_every) and run.step < run.steps:
+                keep(run.step)
+            stop = _agreed(run, context.stop_requested())
+            if _is_due(run, trainer.checkpoint_every) or stop:
+                if first_process:
+                    save(run, context.work)
+                if stop:
+                    raise Interrupted
 
 
 def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
     """One optimiser step over one global batch. Returns its row of metrics.jsonl."""
-    torch.manual_seed(_step_seed(run.seed, run.step))
     rate = learning_rate(run.schedule, run.step, run.steps)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    run.optimizer.zero_grad(set_to_none=True)
-    means, figures = _backward(run, step_input)
+    measured = compute_gradient(run, step_input, _step_seed(run.seed, run.step))
+    means = measured.means
     norm = run.accelerator.clip_grad_norm_(list(run.parameters.values()), run.schedule.max_grad_norm or math.inf)
     assert norm is not None
     loss = sum(run.role_weights[role] * mean for role, mean in means.items())
@@ -76,39 +95,16 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
     _count_skips(run, finite=finite)
     row: dict[str, Any] = {"step": run.step, "loss": _number(loss), "lr": rate, "grad_norm": _number(float(norm))}
     row |= {f"loss_{role.value}": _number(means.get(role, math.nan)) for role in ROLES if role in run.role_weights}
-    return row | figures | {"skipped": not finite}
+    return row | measured.figures | {"skipped": not finite}
 
 
 def validate(run: Run, validation: Validation) -> dict[str, float | None]:
     """Figures of held-out steps; leaves the run as it was."""
     run.model.eval()
     with torch.no_grad():
-        found = validation.measure(partial(_forward, run))
+        found = validation.measure(partial(forward, run))
     run.model.train()
     return {name: _number(value) for name, value in found.items()}
-
-
-def _forward(run: Run, batch: Batch) -> TokenLosses:
-    with run.accelerator.autocast():
-        return token_losses(run.network, batch.to(run.accelerator.device))
-
-
-def _backward(run: Run, step_input: StepInput) -> tuple[dict[Role, float], dict[str, float]]:
-    """Accumulate the gradient over the pieces; returns each role's mean loss, and accuracies of actions and flow."""
-    means: dict[Role, float] = dict.fromkeys(step_input.totals, 0.0)
-    codes = list[FlowCodes]()
-    right = seen = 0
-    for batch in step_input.batches:
-        tokens = _forward(run, batch)
-        shares = role_shares(tokens, step_input.totals)
-        run.accelerator.backward(weighted_sum(shares, run.role_weights))
-        for role, share in shares.items():
-            means[role] += share.item()
-        acting = tokens.roles == ROLES.index(Role.ACTION)
-        right, seen = right + int(tokens.correct[acting].sum()), seen + int(acting.sum())
-        if run.flow is not None:
-            codes.append(run.flow.read(tokens))
-    return means, {"action_accuracy": right / seen, **(run.flow.figures(codes) if run.flow is not None else {})}
 
 
 def learning_rate(schedule: OptimizerConfig, step: int, steps: int) -> float:
@@ -129,6 +125,25 @@ def stream(run: Run, num_workers: int) -> Iterator[StepInput]:
         generator=torch.Generator(),  # its own: the global one belongs to the step
     )
     return iter(loader)
+
+
+def _is_due(run: Run, every: int) -> bool:
+    return every > 0 and run.step % every == 0
+
+
+def _agreed(run: Run, asked: bool) -> bool:  # noqa: FBT001 - what is agreed on
+    """The first process's word, heard by all."""
+    if run.accelerator.num_processes == 1:
+        return asked
+    word = torch.tensor(float(asked), device=run.accelerator.device)
+    dist.broadcast(word, 0)
+    return bool(word)
+
+
+def _appended(open_files: ExitStack, path: Path, wanted: bool) -> TextIO:  # noqa: FBT001 - whether this process writes
+    """Lines reach the disk one by one: a killed run leaves what it did."""
+    target = path if wanted else Path(os.devnull)
+    return open_files.enter_context(target.open("a", encoding="utf-8", buffering=1))
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext
+from training.action_figures import ActionReader
 from training.action_tokenizer import FastTokenizer
 from training.base_folder import BaseFolder, locate_base
 from training.card import AdapterCard, package_versions
@@ -29,7 +32,9 @@ from training.lora_model import (
 )
 from training.quick_dropout import quicken_dropout
 from training.run import Run, make_accelerator, set_threads
+from training.run_log import TENSORBOARD_FOLDER
 from training.sampling import SamplingPlan, StepInputs
+from training.timing import TIMING_FILE
 from training.train_inputs import codes_per_step, find_actions, load_data, num_flow_codes
 from training.validation import Instruments, Validation
 from training.warm_base import WARM_BASE
@@ -40,15 +45,15 @@ CHECKPOINT_FOLDER = "checkpoint-final"
 def run_train(config: TrainSlice, context: StageContext, instruments: Instruments) -> list[str]:
     """Stage `train`: one LoRA adapter. Inputs regenerate, split, stats, and annotate, tokens, base where needed.
 
-    instruments: what its figures need beside the model.
+    instruments: what its figures need beside the model. Of several processes each calls this; see processes.py.
     """
+    accelerator = make_accelerator(config.trainer, config.mixed_precision)
     set_threads(config.trainer)
     base = locate_base(config.model.base, config.model.revision, _tiny_base(context.inputs))
     statistics = ActionStatistics.load(context.inputs.get("stats", base.path) / STATISTICS_FILE)
-    data, held_out = load_data(config, context, statistics)
+    data, held_out = load_data(config, context, statistics, accelerator.process_index)
     actions = find_actions(config, base, data, statistics)
     num_flow = num_flow_codes(config, data)
-    accelerator = make_accelerator(config.trainer, config.mixed_precision)
     half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     frozen = torch.bfloat16 if half else torch.float32
     WARM_BASE.release()  # an evaluation's, if this process had one: training needs the memory
@@ -57,6 +62,9 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
     if accelerator.device.type == "cpu":
         quicken_dropout(adapted)
+    if config.trainer.gradient_checkpointing:
+        inner: Any = adapted.get_base_model().model
+        inner.language_model.activation_checkpointing_enable({"use_reentrant": False})
     layout = make_layout(
         config.phase, tokenizer, actions, num_flow, config.model.image_size, config.model.system_prompt
     )
@@ -66,6 +74,8 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
         accumulation=config.accumulation,
         reasoning_dropout_prob=config.reasoning_dropout_prob,
         variant=config.dropout_variant,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
     )
     reader = FlowReader(layout.vocabulary, codes_per_step(data), instruments.decode) if num_flow else None
     run = Run(
@@ -76,6 +86,8 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
         steps=config.steps,
         seed=config.seed,
         accelerator=accelerator,
+        name=f"{config.phase.name}/{config.subset.value}",
+        actions=ActionReader(layout.vocabulary, actions, statistics),
         flow=reader,
         validation=Validation(
             data=held_out,
@@ -87,15 +99,23 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
             act=instruments.actor(adapted, tokenizer, actions, layout, config.batch_size),
             flow=reader,
         )
-        if len(held_out)
+        if len(held_out) and accelerator.is_main_process
         else None,
     )
-    fit(run, config.trainer, context)
-    folder = context.work / CHECKPOINT_FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
     card = _card(config, base, num_flow, data, actions, tokenizer_digest(tokenizer), statistics)
-    save_adapter(folder, adapted, tokenizer, actions, statistics, card)
-    return [CHECKPOINT_FOLDER, METRICS_FILE]
+
+    def keep(step: int, name: str = "") -> None:
+        folder = context.work / (name or f"checkpoint-{step}")
+        shutil.rmtree(folder, ignore_errors=True)
+        save_adapter(folder, adapted, tokenizer, actions, statistics, replace(card, steps=step))
+
+    fit(run, config.trainer, context, keep)
+    if accelerator.is_main_process:
+        keep(config.steps, CHECKPOINT_FOLDER)
+    every = config.trainer.keep_every or config.steps
+    drawn = [TENSORBOARD_FOLDER] if "tensorboard" in config.trainer.log else []
+    kept = [f"checkpoint-{step}" for step in range(every, config.steps, every)]
+    return [CHECKPOINT_FOLDER, METRICS_FILE, TIMING_FILE, *kept, *drawn]
 
 
 def _tiny_base(inputs: Mapping[str, Path]) -> Path | None:

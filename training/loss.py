@@ -25,6 +25,7 @@ class TokenLosses:
     losses: torch.Tensor  # float32 [K], cross-entropy
     weights: torch.Tensor  # float32 [K]
     roles: torch.Tensor  # int64 [K], index into ROLES
+    tags: torch.Tensor  # int64 [K], index into TAGS, -1 outside the reasoning's text
     wanted: torch.Tensor  # int64 [K], ids of the targets
     chosen: torch.Tensor  # int64 [K], ids of the largest logits
 
@@ -44,6 +45,7 @@ def token_losses(network: Network, batch: Batch) -> TokenLosses:
         losses=F.cross_entropy(logits, wanted, reduction="none"),
         weights=batch.loss_weights[:, 1:][target],
         roles=batch.role[:, 1:][target],
+        tags=batch.tags[:, 1:][target],
         wanted=wanted,
         chosen=logits.detach().argmax(-1),
     )

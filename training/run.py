@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from configs.choices import Role
 from configs.schema import OptimizerConfig, TrainerConfig, check
+from training.action_figures import ActionReader
 from training.flow_figures import FlowReader
 from training.network import Network
 from training.sampling import StepInput
@@ -30,10 +31,13 @@ class Run:
     steps: int
     seed: int
     accelerator: Accelerator  # device and precision
+    name: str = ""  # for people who watch it
+    actions: ActionReader | None = None  # None: decoded actions are not compared
     flow: FlowReader | None = None  # of a phase with flow
     validation: Validation | None = None
     step: int = 0  # steps done
     skipped_in_row: int = 0
+    rows: int = 0  # samples of one forward pass at most, found when memory was short; 0: no limit
     network: Network = field(init=False)
     parameters: dict[str, nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
@@ -64,4 +68,10 @@ def make_accelerator(trainer: TrainerConfig, mixed_precision: str) -> Accelerato
     )
     # Accelerate keeps one state per process, and a warm worker trains runs of several precisions.
     AcceleratorState._reset_state(reset_partial_state=True)  # pyright: ignore[reportPrivateUsage]
-    return Accelerator(mixed_precision=mixed_precision, cpu=trainer.device == "cpu")
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=trainer.device == "cpu")
+    check(
+        accelerator.num_processes == trainer.processes,
+        f"trainer.processes={trainer.processes}, but this run was started as {accelerator.num_processes} processes; "
+        f"set trainer.processes={accelerator.num_processes}: it is part of the global batch",
+    )
+    return accelerator

@@ -30,19 +30,26 @@ class SamplingPlan:
     reasoning_dropout_prob: float  # probability of no reasoning at all, or of each of its pieces
     shift_px: int = 0
     variant: DropoutVariant = DropoutVariant.WHOLE
+    process: int = 0  # of `processes`, which share every global batch
+    processes: int = 1
 
     @property
     def global_batch(self) -> int:
-        """Samples per optimiser step."""
-        return self.batch_size * self.accumulation
+        """Samples per optimiser step, of all processes."""
+        return self.batch_size * self.accumulation * self.processes
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """One optimiser step: the global batch in pieces, and what its losses are divided by."""
+    """One optimiser step: this process's share of the global batch in pieces, and what its losses are divided by."""
 
     batches: tuple[Batch, ...]
     totals: Mapping[Role, float]  # sum of loss weights per role over the whole global batch
+
+    @property
+    def samples(self) -> int:
+        """Of this process."""
+        return sum(len(batch.input_ids) for batch in self.batches)
 
 
 def numbers_of_step(step: int, seed: int, global_batch: int, size: int) -> list[tuple[int, int]]:
@@ -70,7 +77,7 @@ class StepInputs(Dataset[StepInput]):
     def __getitem__(self, step: int) -> StepInput:
         chosen = numbers_of_step(step, self._plan.seed, self._plan.global_batch, len(self._data))
         drawn = [self._draw(epoch, number) for epoch, number in chosen]
-        groups = micro_batches([reasons for _, _, reasons in drawn], self._plan.batch_size)
+        groups = micro_batches([reasons for _, _, reasons in drawn], self._plan)
         batches = tuple(
             collate([drawn[i][0] for i in group], np.stack([drawn[i][1] for i in group]), self._layout)
             for group in groups
@@ -90,13 +97,16 @@ class StepInputs(Dataset[StepInput]):
         return flatten(written), image, len(written) > 2
 
 
-def micro_batches(reasons: Sequence[bool], batch_size: int) -> list[list[int]]:
-    """Positions of a global batch in pieces of at most batch_size, samples with and without reasoning apart.
+def micro_batches(reasons: Sequence[bool], plan: SamplingPlan) -> list[list[int]]:
+    """Positions of a global batch that are this process's, in pieces of at most batch_size.
 
-    Long and short sequences do not pad each other; the loss does not notice, as its totals are those of the whole.
+    Samples with and without reasoning are dealt out apart: long and short sequences do not pad each other, and every
+    process gets as many of each. The loss does not notice, as its totals are those of the whole.
     """
-    kinds = ([i for i, r in enumerate(reasons) if not r], [i for i, r in enumerate(reasons) if r])
-    return [kind[i : i + batch_size] for kind in kinds for i in range(0, len(kind), batch_size)]
+    dealt = sorted(range(len(reasons)), key=reasons.__getitem__)[plan.process :: plan.processes]
+    kinds = ([i for i in dealt if not reasons[i]], [i for i in dealt if reasons[i]])
+    size = plan.batch_size
+    return [kind[i : i + size] for kind in kinds for i in range(0, len(kind), size)]
 
 
 def role_totals(sequences: Sequence[TokenSequence]) -> dict[Role, float]:

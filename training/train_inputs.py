@@ -29,11 +29,12 @@ from training.dataset import ACTION, FLOW, REASONING, TrainingData, action_chunk
 
 
 def load_data(
-    config: TrainSlice, context: StageContext, statistics: ActionStatistics
+    config: TrainSlice, context: StageContext, statistics: ActionStatistics, process: int = 0
 ) -> tuple[TrainingData, TrainingData]:
     """Training episodes of the subset with the phase's sidecars, and those held-out ones that the sidecars know.
 
-    Raises ConfigError that names what is missing.
+    process: of those that share the work folder; each has its own frames. Raises ConfigError that names what
+    is missing.
     """
     wanted = config.phase.sources
     unknown = [source for source in wanted if source not in (REASONING, FLOW)]
@@ -60,7 +61,10 @@ def load_data(
             flow,
         )
 
-    data = load(split.train, "frames.npy"), load(known if config.validation.every else (), "frames_test.npy")
+    data = (
+        load(split.train, f"frames-{process}.npy"),
+        load(known if config.validation.every else (), f"frames_test-{process}.npy"),
+    )
     source.close()
     return data
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from configs.schema import ConfigError, LoraConfig, OptimizerConfig, PhaseSpec, build
 from data_pipeline.contract import Interrupted, StageContext
@@ -150,6 +151,11 @@ def test_ten_bad_steps_in_a_row_stop_the_run(study: Study, monkeypatch: pytest.M
     poison(monkeypatch, range(2, 100))
     with pytest.raises(TrainingDiverged, match="10 steps in a row, up to step 12"):
         study.train("diverged", steps=20)
+    kept = sorted((study.context("diverged").work / "resume").glob("step-*"))
+    weights = [load_file(folder / "weights.safetensors") for folder in kept]
+    assert [folder.name for folder in kept] == ["step-000008", "step-000010"]
+    assert all(value.isfinite().all() for value in weights[1].values())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())  # skipped: nothing moved
 
 
 def test_what_is_missing_is_named_before_any_training(study: Study) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import torch
 
 from configs.choices import Role
@@ -36,9 +37,21 @@ def test_a_step_is_the_same_whenever_it_is_made(base: Path, data: TrainingData) 
 
 def test_samples_with_and_without_reasoning_are_batched_apart() -> None:
     reasons = [True, False, True, True, False, True]
-    groups = micro_batches(reasons, 3)
+    plan = SamplingPlan(seed=0, batch_size=3, accumulation=2, reasoning_dropout_prob=0.5)
+    groups = micro_batches(reasons, plan)
     assert groups == [[1, 4], [0, 2, 3], [5]]
     assert sorted(i for g in groups for i in g) == list(range(6))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_processes_share_a_global_batch_evenly_and_each_kind_of_sample_too(processes: int) -> None:
+    reasons = [bool(i % 3) for i in range(24)]
+    plans = [SamplingPlan(0, 4, 1, 0.5, process=p, processes=processes) for p in range(processes)]
+    shares = [[i for group in micro_batches(reasons, plan) for i in group] for plan in plans]
+    assert sorted(i for share in shares for i in share) == list(range(24))
+    reasoning = [sum(reasons[i] for i in share) for share in shares]
+    assert max(reasoning) - min(reasoning) <= 1
+    assert len({len(share) for share in shares}) == 1
 
 
 def test_totals_are_those_of_the_whole_global_batch(base: Path, data: TrainingData) -> None:

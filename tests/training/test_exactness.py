@@ -1,0 +1,120 @@
+"""What a run computes depends on its global batch and its steps: not on pieces, processes, memory or a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from configs.schema import LoraConfig
+from data_pipeline.contract import EnvironmentProblem
+from experiment.training import run_train
+from tests.helpers.tiny_adapter import TEXT_FLOW_COT
+from tests.helpers.training_study import TRAINER, Study
+from tests.training.test_lora_trainer import kill_at, outputs, rows
+from training import gradient
+from training.batch import Batch
+from training.lora_model import load_adapter
+
+PLAIN = LoraConfig(rank=4, alpha=8, dropout=0.0)  # dropout draws differ between pieces, and may
+GOLDEN_RATES = [5.0e-4, 1.0e-3, 1.0e-3, 8.535533905932737e-4, 5.0e-4, 1.4644660940672628e-4]
+"""Two steps of warm-up to 1e-3, then a cosine over four."""
+
+
+def losses(work: Path) -> list[dict[str, float]]:
+    named = ("loss", "grad_norm")
+    return [{k: v for k, v in row.items() if k.startswith(named) and v is not None} for row in rows(work)]
+
+
+def assert_same_run(one: Path, other: Path, relative: float) -> None:
+    for a, b in zip(losses(one), losses(other), strict=True):
+        assert a == pytest.approx(b, rel=relative)
+    weights = [load_file(work / "checkpoint-final" / "adapter_model.safetensors") for work in (one, other)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=relative)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+def test_the_rate_depends_on_optimiser_steps_alone(study: Study, accumulation: int) -> None:
+    work = study.train(f"rate{accumulation}", steps=6, accumulation=accumulation)
+    assert [row["lr"] for row in rows(work)] == pytest.approx(GOLDEN_RATES, rel=1e-12)
+
+
+def test_accumulation_is_the_larger_batch(study: Study) -> None:
+    """Eight samples in one piece, two, four: the same run."""
+    cuts = [(8, 1), (4, 2), (2, 4)]
+    works = [
+        study.train(f"cut{size}", TEXT_FLOW_COT, steps=4, batch_size=size, accumulation=accumulation, lora=PLAIN)
+        for size, accumulation in cuts
+    ]
+    for work in works[1:]:
+        assert_same_run(work, works[0], 1e-5)
+
+
+def short_memory(rows_that_fit: int) -> Callable[..., object]:
+    genuine = gradient.token_losses
+
+    def limited(network: object, batch: Batch) -> object:
+        if len(batch.input_ids) > rows_that_fit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return genuine(network, batch)  # pyright: ignore[reportArgumentType]
+
+    return limited
+
+
+def test_short_memory_makes_smaller_pieces_of_the_same_batch(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = study.train("enough", TEXT_FLOW_COT, steps=4, batch_size=8, lora=PLAIN)
+    monkeypatch.setattr(gradient, "token_losses", short_memory(2))
+    found = study.train("short", TEXT_FLOW_COT, steps=4, batch_size=8, lora=PLAIN)
+    assert_same_run(found, wanted, 1e-5)
+    state = json.loads((found / "resume" / "step-000004" / "state.json").read_text())
+    assert state["rows"] in (1, 2)
+
+
+def test_a_batch_is_never_made_smaller_than_asked(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradient, "token_losses", short_memory(0))
+    with pytest.raises(EnvironmentProblem, match=r"trainer\.gradient_checkpointing=true"):
+        study.train("none_fits", steps=2)
+
+
+def test_gradient_checkpointing_changes_no_loss(study: Study) -> None:
+    plain = study.train("remembered", TEXT_FLOW_COT)
+    again = study.train("recomputed", TEXT_FLOW_COT, trainer=replace(TRAINER, gradient_checkpointing=True))
+    assert_same_run(again, plain, 1e-6)
+
+
+def test_checkpoints_that_stay(study: Study) -> None:
+    """Every second step but the last can be evaluated; the run itself is what it was."""
+    plain = study.train("not_kept", TEXT_FLOW_COT, steps=5)
+    kept = study.train("kept", TEXT_FLOW_COT, steps=5, trainer=replace(TRAINER, keep_every=2))
+    assert outputs(kept) == outputs(plain)
+    assert sorted(p.name for p in kept.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-final"]
+    early = load_adapter(kept / "checkpoint-2", study.inputs["base"] / "base", "cpu", torch.float32)
+    assert early.card.steps == 2
+    assert sorted(p.name for p in (kept / "resume").iterdir()) == ["step-000002", "step-000004"]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_accumulation(study: Study) -> None:
+    one = study.train("one_process", TEXT_FLOW_COT, steps=4, batch_size=4, accumulation=2, lora=PLAIN)
+    shared = replace(TRAINER, processes=2)
+    two = study.train("two_processes", TEXT_FLOW_COT, steps=4, batch_size=4, lora=PLAIN, trainer=shared)
+    assert_same_run(two, one, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_any_step_with_any_workers(study: Study, workers: int) -> None:
+    """Killed at every step in turn, each time with another number of workers."""
+    whole = outputs(study.train(f"never_killed{workers}", TEXT_FLOW_COT, steps=5))
+    context = study.context(f"often_killed{workers}")
+    for step in range(1, 6):
+        trainer = replace(TRAINER, num_workers=workers if step % 2 else 2 - workers)
+        kill_at(step, run_train, study.train_slice(TEXT_FLOW_COT, steps=5, trainer=trainer), context)
+    run_train(study.train_slice(TEXT_FLOW_COT, steps=5, trainer=replace(TRAINER, num_workers=workers)), context)
+    assert outputs(context.work) == whole

@@ -1,0 +1,145 @@
+"""The gradient of one global batch: from pieces, of fewer rows where memory is short, over every process of the run.
+
+The losses are divided by the totals of the whole global batch before anything is added up, so neither pieces nor
+processes change what is computed, only the order of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from configs.choices import Role
+from data_pipeline.contract import EnvironmentProblem
+from training.action_figures import WrittenActions
+from training.batch import Batch
+from training.flow_figures import FlowCodes
+from training.layout import ROLES, TAGS
+from training.loss import TokenLosses, role_shares, token_losses, weighted_sum
+from training.run import Run
+from training.sampling import StepInput
+
+ACTIONS_DECODED_EVERY = 10
+"""Steps between figures of decoded actions, which cost the time of some samples."""
+
+_ACTION = ROLES.index(Role.ACTION)
+_RIGHT = len(ROLES)  # behind the roles' losses: right and seen action tokens, then those of each tag
+_SEEN = _RIGHT + 1
+_RIGHT_TAGS = _SEEN + 1
+_SEEN_TAGS = _RIGHT_TAGS + len(TAGS)
+_PLACES = _SEEN_TAGS + len(TAGS)
+
+
+@dataclass
+class _Seen:
+    """What a step's pieces showed."""
+
+    sums: torch.Tensor  # float64 [_PLACES]
+    actions: list[WrittenActions] = field(default_factory=list[WrittenActions])
+    flow: list[FlowCodes] = field(default_factory=list[FlowCodes])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one step saw, over all processes."""
+
+    means: dict[Role, float]  # mean loss of each role that occurred
+    figures: dict[str, float]  # for metrics.jsonl
+
+
+def compute_gradient(run: Run, step_input: StepInput, seed: int) -> Measured:
+    """Leave the global batch's gradient in the parameters. seed: of dropout; each process has its own from it.
+
+    Where memory is short the pieces are halved for the rest of the run; the global batch and its loss stay. Raises
+    EnvironmentProblem where one sample does not fit.
+    """
+    while True:
+        torch.manual_seed(seed + run.accelerator.process_index)
+        run.optimizer.zero_grad(set_to_none=True)
+        try:
+            seen = _backward(run, step_input)
+            break
+        except torch.OutOfMemoryError:
+            run.rows = _fewer_rows(run.rows, step_input)
+        torch.cuda.empty_cache()
+    if run.accelerator.num_processes > 1:
+        _add_up(seen, run.parameters.values())
+    sums: list[float] = seen.sums.tolist()
+    means = {role: sums[number] for number, role in enumerate(ROLES) if role in step_input.totals}
+    return Measured(means, _figures(run, seen, sums))
+
+
+def forward(run: Run, batch: Batch) -> TokenLosses:
+    """Forward one batch on the run's device, in its precision."""
+    with run.accelerator.autocast():
+        return token_losses(run.network, batch.to(run.accelerator.device))
+
+
+def _backward(run: Run, step_input: StepInput) -> _Seen:
+    """Add up this process's gradients."""
+    seen = _Seen(torch.zeros(_PLACES, dtype=torch.float64, device=run.accelerator.device))
+    decoded = run.actions if run.step % ACTIONS_DECODED_EVERY == 0 else None
+    for piece in (piece for batch in step_input.batches for piece in batch.pieces(run.rows)):
+        tokens = forward(run, piece)
+        shares = role_shares(tokens, step_input.totals)
+        run.accelerator.backward(weighted_sum(shares, run.role_weights))
+        for role, share in shares.items():
+            seen.sums[ROLES.index(role)] += share.detach()
+        acting, tagged = tokens.roles == _ACTION, tokens.tags >= 0
+        seen.sums[_RIGHT] += (tokens.correct & acting).sum()
+        seen.sums[_SEEN] += acting.sum()
+        seen.sums[_RIGHT_TAGS:_SEEN_TAGS] += torch.bincount(tokens.tags[tagged & tokens.correct], minlength=len(TAGS))
+        seen.sums[_SEEN_TAGS:] += torch.bincount(tokens.tags[tagged], minlength=len(TAGS))
+        seen.actions += decoded.read(tokens) if decoded is not None else []
+        seen.flow += [run.flow.read(tokens)] if run.flow is not None else []
+    return seen
+
+
+def _figures(run: Run, seen: _Seen, sums: list[float]) -> dict[str, float]:
+    """Accuracies of the action tokens, of each tag's and of flow; errors of decoded actions where they were read."""
+    out = {"action_accuracy": sums[_RIGHT] / sums[_SEEN]}
+    for number, tag in enumerate(TAGS):
+        if sums[_SEEN_TAGS + number]:
+            name = tag.lower().replace(" ", "_")
+            out[f"accuracy_{name}"] = sums[_RIGHT_TAGS + number] / sums[_SEEN_TAGS + number]
+    if run.actions is not None and seen.actions:
+        out |= run.actions.figures(seen.actions)
+    return out | (run.flow.figures(seen.flow) if run.flow is not None else {})
+
+
+def _fewer_rows(rows: int, step_input: StepInput) -> int:
+    largest = max(len(batch.input_ids) for batch in step_input.batches)
+    now = min(rows or largest, largest)
+    if now == 1:
+        raise EnvironmentProblem(
+            "one sample does not fit into the device's memory, and the global batch is never made smaller; "
+            "set trainer.gradient_checkpointing=true, or use a device with more memory"
+        )
+    return now // 2
+
+
+def _add_up(seen: _Seen, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Over all processes, in place; a parameter that only other processes used gets their gradient."""
+    dist.all_reduce(seen.sums)
+    seen.actions = [entry for part in _gathered(seen.actions) for entry in part]
+    seen.flow = [entry for part in _gathered(seen.flow) for entry in part]
+    kinds: dict[torch.dtype, list[torch.Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        kinds.setdefault(parameter.dtype, []).append(parameter.grad)
+    for gradients in kinds.values():
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _gathered(value: Any) -> list[Any]:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found

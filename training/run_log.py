@@ -1,0 +1,86 @@
+"""Where a run can be watched besides metrics.jsonl: event files for TensorBoard, Weights & Biases; neither fails it."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.tensorboard import EventFile
+
+TENSORBOARD_FOLDER = "tensorboard"
+_INIT_TIMEOUT_S = 30.0
+
+
+class RunLog(Protocol):
+    """One place."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Finite numbers of one step."""
+        ...
+
+    def close(self) -> None:
+        """The run has ended, one way or another."""
+        ...
+
+
+def open_logs(names: Sequence[str], work: Path, run_name: str) -> list[RunLog]:
+    """names: tensorboard, wandb. Files go to work/tensorboard and to $WANDB_DIR, else ./wandb."""
+    made: list[RunLog] = []
+    if "tensorboard" in names:
+        made.append(_TensorBoard(work / TENSORBOARD_FOLDER))
+    if "wandb" in names:
+        opened = _open_wandb(run_name)
+        made += [opened] if opened is not None else []
+    return made
+
+
+def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """What of a row can be drawn."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name != "step" and isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        self._file = EventFile(folder, time.time())
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._file.write(step, values, time.time())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Wandb:
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish(quiet=True)
+
+
+def _open_wandb(run_name: str) -> RunLog | None:
+    """Offline without a key or a network, absent where the package itself fails; one line in both cases."""
+    import wandb
+
+    mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    if mode == "offline":
+        print("wandb: no WANDB_API_KEY, so offline; `wandb sync` sends the files later", file=sys.stderr)
+    for attempt in (mode, "offline") if mode == "online" else (mode,):
+        try:
+            settings = wandb.Settings(silent=True, console="off", init_timeout=_INIT_TIMEOUT_S, x_disable_stats=True)
+            return _Wandb(wandb.init(project="nora-ecot", name=run_name, mode=attempt, settings=settings))
+        except (wandb.Error, OSError) as error:
+            print(f"wandb: {attempt} did not start ({type(error).__name__})", file=sys.stderr)
+    return None
