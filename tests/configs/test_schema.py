@@ -233,5 +233,5 @@ def test_only_speed_and_names_are_left_out_of_keys() -> None:
     assert left_out <= {
         "label", "workers", "sim_workers", "envs_per_worker", "recycle_episodes", "num_workers", "device", "log_every",
         "checkpoint_every", "folder", "api_key_env", "usd_per_mtok_in", "usd_per_mtok_out",
-        "max_usd", "concurrency", "timeout_s", "videos",
+        "max_usd", "concurrency", "timeout_s", "videos", "log",
     } | in_rewording | in_evaluation  # fmt: skip
