@@ -22,7 +22,7 @@ CHOSEN = np.array([[0, 3, 5, NO_CODE], [7, 0, 0, 1]])
 
 def tokens(wanted: list[int], chosen: list[int]) -> TokenLosses:
     nothing = torch.zeros(len(wanted))
-    return TokenLosses(nothing, nothing, nothing, torch.tensor(wanted), torch.tensor(chosen))
+    return TokenLosses(nothing, nothing, nothing, nothing, torch.tensor(wanted), torch.tensor(chosen))
 
 
 def test_codes_are_found_between_other_tokens() -> None:
