@@ -205,9 +205,13 @@ def official_files(
 
 
 def raft_choice(flow: FlowConfig, store: Path) -> RaftSlice:
-    """Which RAFT: weights from a path are known by their content. Raises EnvironmentProblem where there is no file."""
+    """Which RAFT: weights from a path are known by their content, bf16 is for a CUDA device alone.
+
+    Raises EnvironmentProblem where there is no file.
+    """
+    bf16 = flow.raft_bf16 and cuda_devices() > 0
     if not flow.raft_weights:
-        return RaftSlice(flow.raft_model, flow.raft_bf16, "")
+        return RaftSlice(flow.raft_model, bf16, "")
     path = Path(flow.raft_weights).absolute()
     if not path.is_file():
         raise EnvironmentProblem(
@@ -215,7 +219,7 @@ def raft_choice(flow: FlowConfig, store: Path) -> RaftSlice:
             "out for torchvision's own download, or use flow.backend=sim or flow.backend=dis_chain"
         )
     digests = _DigestCache(store)
-    choice = RaftSlice(flow.raft_model, flow.raft_bf16, digests.of(path), str(path))
+    choice = RaftSlice(flow.raft_model, bf16, digests.of(path), str(path))
     digests.save()
     return choice
 

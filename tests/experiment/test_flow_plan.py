@@ -43,10 +43,27 @@ def test_weights_are_keyed_by_content_not_by_path(tmp_path: Path) -> None:
     assert raft(tmp_path, first).worker == "torch"
 
 
-def test_network_and_number_format_are_in_the_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("devices", "keys"), [(1, 3), (0, 2)])
+def test_network_and_number_format_are_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, keys: int
+) -> None:
+    monkeypatch.setattr("experiment.resolve.cuda_devices", lambda: devices)
     own = ["flow.backend=raft"]
     settings = ([], ["flow.raft_model=raft_small"], ["flow.raft_bf16=false"])
-    assert len({planned(tmp_path, *own, *chosen).key for chosen in settings}) == 3
+    assert len({planned(tmp_path, *own, *chosen).key for chosen in settings}) == keys, "a CPU has float32 alone"
+
+
+@pytest.mark.parametrize("own_weights", [False, True])
+def test_bf16_of_a_cuda_device_and_float32_of_a_cpu_have_keys_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_weights: bool
+) -> None:
+    weights = tmp_path / "a.pth"
+    weights.write_bytes(b"one")
+    keys: set[str] = set()
+    for devices in (0, 1):
+        monkeypatch.setattr("experiment.resolve.cuda_devices", lambda found=devices: found)
+        keys.add((raft(tmp_path, weights) if own_weights else planned(tmp_path, "flow.backend=raft")).key)
+    assert len(keys) == 2
 
 
 def test_other_backends_do_not_depend_on_raft(tmp_path: Path) -> None:
