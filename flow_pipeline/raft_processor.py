@@ -19,7 +19,7 @@ import numpy as np
 
 from configs.schema import check
 from configs.slices import FlowSlice
-from data_pipeline.contract import AGENTVIEW, EpisodeId, StageContext
+from data_pipeline.contract import AGENTVIEW, EpisodeId, StageContext, StageFailed
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sim.pool import run_jobs
 from flow_pipeline.dis_flow import DisEstimator
@@ -27,6 +27,11 @@ from flow_pipeline.estimator import FlowEstimator
 from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, cell_means, k_effective, save_flow
 from flow_pipeline.raft_flow import RaftEstimator, describe, device, load_raft
 from flow_pipeline.sim_flow import SimEstimator
+
+
+_REMEDY = (
+    "try another one (flow.backend=sim, raft or dis_chain), and of raft also flow.raft_bf16=false and other weights"
+)
 
 
 def run_flow(config: FlowSlice, context: StageContext) -> list[str]:
@@ -82,12 +87,20 @@ class _Worker:
     """Estimates the flow of episodes; keeps the simulator or the network between them."""
 
     def __init__(self, config: FlowSlice, folder: Path) -> None:
-        self._source = Hdf5Source(folder, config.subset)
+        self._source, self._backend = Hdf5Source(folder, config.subset), config.backend
         self._estimator = make_estimator(config)
 
     def run(self, job: _Job) -> None:
+        """Raises StageFailed where the backend estimates what is no number, or too large for one."""
         fields = self._estimator.episode(self._source.open(job.episode))
-        job.save(np.stack([cell_means(field).astype(np.float16) for field in fields]))
+        flow = np.stack([cell_means(field) for field in fields])
+        wrong = np.flatnonzero(~(np.abs(flow) <= np.finfo(np.float16).max).all((1, 2, 3)))
+        if len(wrong):
+            raise StageFailed(
+                f"flow of {job.episode} by backend {self._backend} is not finite at {len(wrong)} of {len(flow)} steps, "
+                f"step {wrong[0]} first; {_REMEDY}"
+            )
+        job.save(flow.astype(np.float16))
 
     def close(self) -> None:
         self._estimator.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
-from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
+from data_pipeline.contract import EnvironmentProblem, Episode, EpisodeId, StageContext, StageFailed
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
 from flow_pipeline.raft_processor import run_flow
 from tests.helpers.synthetic import write_synthetic_subset
@@ -71,6 +72,28 @@ def test_the_stage_on_recorded_pictures_is_the_same_with_two_processes(tmp_path:
 
 def stage_config(k: int = 4) -> FlowSlice:
     return FlowSlice(Subset.GOAL, "dis_chain", k, EnvConfig(assets="builtin"))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e6])
+def test_flow_that_is_no_number_is_refused_with_the_episode_and_the_backend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+) -> None:
+    class Estimator:
+        def episode(self, episode: Episode) -> Iterator[FlowField]:
+            for step in range(episode.num_steps):
+                flow = np.zeros((64, 64, 2), np.float32)
+                if (episode.id.demo, step) == (1, 3):
+                    flow[5, 5] = wrong
+                yield FlowField(flow, valid := np.ones((64, 64), bool), ~valid, "test")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("flow_pipeline.raft_processor.make_estimator", lambda config: Estimator())
+    demos = write_synthetic_subset(tmp_path / "demos", Subset.GOAL, tasks=(7,), demos=2, steps=6, size=32)
+    with pytest.raises(StageFailed, match=r"goal/07/001 by backend dis_chain .* 1 of 6 steps, step 3 first"):
+        run_flow(stage_config(), StageContext(tmp_path, {"regenerate": demos}))
+    assert [part.name for part in (tmp_path / "parts").iterdir()] == ["goal_07_000.npy"]
+    assert not (tmp_path / "flow.npz").exists()
 
 
 def killed_after_two(demos: Path, work: Path) -> None:
