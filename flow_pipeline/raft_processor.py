@@ -28,7 +28,6 @@ from flow_pipeline.flow_field import STORED_CELLS, EpisodeFlow, cell_means, k_ef
 from flow_pipeline.raft_flow import RaftEstimator, describe, device, load_raft
 from flow_pipeline.sim_flow import SimEstimator
 
-
 _REMEDY = (
     "try another one (flow.backend=sim, raft or dis_chain), and of raft also flow.raft_bf16=false and other weights"
 )
