@@ -38,7 +38,7 @@ STAGES: dict[str, StageKind] = {
     "stats": StageKind("data_pipeline.action_stats:run_stats", "light", typical_s=1),
     "annotate": StageKind("data_pipeline.ecot_annotator:run_annotate", "sim", version=6, typical_s=20),
     "reword": StageKind("data_pipeline.llm_annotator:run_reword", NETWORK, typical_s=60),
-    "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", version=2, typical_s=40),
+    "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", version=3, typical_s=40),
     "codebook": StageKind("flow_pipeline.codebook:run_codebook", "torch", typical_s=400),
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", version=3, typical_s=3),
     "base": StageKind("training.base_trainer:run_base", "torch", version=2, typical_s=240),

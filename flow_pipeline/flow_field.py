@@ -65,17 +65,21 @@ def inside(points: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def save_flow(path: Path, episodes: Mapping[EpisodeId, EpisodeFlow], manifest: Mapping[str, Any]) -> None:
-    """Write an .npz (numpy reads it) with a manifest, atomically; equal values give equal bytes."""
+    """Write an .npz (numpy reads it) with a manifest that lists its episodes, atomically; equal values, equal bytes."""
     flows = {f"{episode}/flow": found.flow for episode, found in episodes.items()}
-    write_packed(path, manifest, flows | {f"{episode}/k_effective": f.k_effective for episode, f in episodes.items()})
+    header = {**manifest, "episodes": sorted(map(str, episodes))}
+    write_packed(path, header, flows | {f"{episode}/k_effective": f.k_effective for episode, f in episodes.items()})
 
 
 def load_flow(path: Path) -> tuple[dict[EpisodeId, EpisodeFlow], dict[str, Any]]:
-    """Read what `save_flow` wrote: (episodes, manifest). Raises EnvironmentProblem on a missing or torn file."""
+    """Read what `save_flow` was given: (episodes, manifest).
+
+    Raises EnvironmentProblem where the file is missing or torn, or does not hold the episodes that it lists.
+    """
     command = FLOW_COMMAND.format(subset="<subset>", path="flow_tokens/<subset>_flow.json")
     manifest, arrays = read_packed(path, f"make it with `{command}`")
-    names = sorted({name.rpartition("/")[0] for name in arrays})
     try:
+        names = sorted({name.rpartition("/")[0] for name in arrays} | set(manifest.pop("episodes")))
         episodes = {EpisodeId.parse(n): EpisodeFlow(arrays[f"{n}/flow"], arrays[f"{n}/k_effective"]) for n in names}
     except (KeyError, ValueError) as error:
         raise EnvironmentProblem(f"{path} is damaged ({error} is missing); make it with `{command}`") from error

@@ -16,6 +16,7 @@ from configs.choices import Subset
 from configs.schema import EnvConfig
 from configs.slices import FlowSlice
 from data_pipeline.contract import EnvironmentProblem, Episode, EpisodeId, StageContext, StageFailed
+from data_pipeline.packed import read_packed, write_packed
 from flow_pipeline.flow_field import EpisodeFlow, FlowField, cell_means, k_effective, load_flow, save_flow
 from flow_pipeline.raft_processor import run_flow
 from tests.helpers.synthetic import write_synthetic_subset
@@ -55,6 +56,19 @@ def test_flow_file_round_trip_equal_bytes_and_damage(tmp_path: Path) -> None:
         load_flow(tmp_path / "a.npz")
     with pytest.raises(EnvironmentProblem, match="does not exist"):
         load_flow(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("lost", [("flow", "k_effective"), ("flow",), ("k_effective",)])
+def test_an_episode_that_is_lost_from_the_file_is_named(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    path, other = tmp_path / "flow.npz", EpisodeId(Subset.GOAL, 7, 3)
+    flow = EpisodeFlow(np.zeros((5, 32, 32, 2), np.float16), k_effective(5, 2))
+    save_flow(path, {EPISODE: flow, other: flow}, {"k": 2})
+    manifest, arrays = read_packed(path, "")
+    write_packed(path, manifest, {n: a for n, a in arrays.items() if n not in {f"{other}/{part}" for part in lost}})
+    with pytest.raises(
+        EnvironmentProblem, match=r"flow\.npz is damaged \('goal/07/003/.* is missing\).*preprocess_flow"
+    ):
+        load_flow(path)
 
 
 def test_the_stage_on_recorded_pictures_is_the_same_with_two_processes(tmp_path: Path) -> None:
