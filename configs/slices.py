@@ -156,7 +156,7 @@ class TokensSlice:
 class BaseSlice:
     """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
 
-    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset.
+    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset, and `start` for a second round.
     """
 
     subsets: tuple[Subset, ...]

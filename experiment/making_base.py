@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +57,15 @@ def make_base(values: Namespace) -> int:
     target = Path(values.target).absolute()
     known = next((folder for folder in (target, SHIPPED) if (folder / MANIFEST).is_file()), None)
     before = ShippedBase.read(known).data if known else {}
-    export(Store(data.places.store), node, done.manifests[node.key], data.config, target)
+    rounds = [done.manifests[one.key] for one in (node.inputs.get("start"), node) if one is not None]
+    export(Store(data.places.store), node, rounds, data.config, target)
     print(f"tiny base: {target}")
     print(compared(before, ShippedBase.read(target).data))
     return 0
 
 
-def export(store: Store, node: StageNode, made: Manifest, config: ExperimentConfig, target: Path) -> None:
-    """Copy a finished base stage to `target` and say there what it is."""
+def export(store: Store, node: StageNode, made: Sequence[Manifest], config: ExperimentConfig, target: Path) -> None:
+    """Copy a finished base stage to `target` and say there what it is. made: of its rounds, the last one's last."""
     entry = store.entry(node.stage, node.key) / BASE_FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -74,11 +75,11 @@ def export(store: Store, node: StageNode, made: Manifest, config: ExperimentConf
     manifest = {
         "command": "nora-ecot make_base",
         "recipe": list(RECIPE),
-        "commit": made.provenance.get("commit", ""),
+        "commit": made[-1].provenance.get("commit", ""),
         "seed": config.base.seed,
-        "steps": config.base.steps,
+        "steps": config.base.steps + config.base.refine_steps,
         "batch_size": config.base.batch_size,
-        "minutes": round(made.seconds / 60, 1),
+        "minutes": round(sum(m.seconds for m in made) / 60, 1),
         "data": data_digests(store, node),
         "settings": base_settings(config),
         "files": {name: file_digest(target / name) for name in names},

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from configs.choices import STUDY, Control, Mode, Subset
-from configs.schema import ConfigError, ExperimentConfig
+from configs.schema import BaseConfig, ConfigError, ExperimentConfig
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,
@@ -219,10 +219,16 @@ class Data:
             ShippedBase.read().check_fits(config)
             return shipped_node()
         trainer = replace(config.trainer, keep_every=0, processes=1, gradient_checkpointing=False)  # of adapters alone
-        slice_ = BaseSlice(STUDY, config.model, config.action, config.base, trainer)
+        own = replace(config.base, refine_steps=0, refine_learning_rate=BaseConfig.refine_learning_rate)
+        slice_ = BaseSlice(STUDY, config.model, config.action, own, trainer)
         makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
-        return make_node("base", "", slice_, inputs)
+        first = make_node("base", "", slice_, inputs)
+        if not config.base.refine_steps:
+            return first
+        rate = config.base.refine_learning_rate
+        again = replace(own, steps=config.base.refine_steps, learning_rate=rate, seed=own.seed + 1)
+        return make_node("base", "second round", replace(slice_, base=again), {**inputs, "start": first})
 
 
 def shipped_node() -> StageNode:

@@ -32,7 +32,7 @@ from training.checkpoint import METRICS_FILE
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
 from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
 from training.loop import fit
-from training.lora_model import make_layout
+from training.lora_model import load_base, make_layout
 from training.run import Run, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
 from training.shipped_base import BASE_FOLDER, BASE_STATISTICS
@@ -47,7 +47,7 @@ GREY = 128
 
 
 def run_base(config: BaseSlice, context: StageContext) -> list[str]:
-    """Inputs regenerate/<s>, split/<s>, annotate/<s> for each subset s."""
+    """Inputs regenerate/<s>, split/<s>, annotate/<s> for each subset s; `start`: a base to go on from."""
     check(config.model.base == SCRATCH, f"model.base={config.model.base!r} is not trained here; only {SCRATCH!r} is")
     check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with scratch: fit")
     set_threads(config.trainer)
@@ -55,7 +55,11 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
     tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     accelerator = make_accelerator(config.trainer, "no")
-    model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
+    model: Any = (
+        load_base(context.inputs["start"] / BASE_FOLDER, torch.float32)[0]
+        if "start" in context.inputs
+        else build_model(build_config(tokenizer, config.model), config.base.seed)
+    )
     model.to(accelerator.device)
     layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(

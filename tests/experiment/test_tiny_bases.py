@@ -37,6 +37,14 @@ def test_from_scratch_all_subsets_are_needed_and_one_scale_serves_them(tmp_path:
     assert node.inputs["base"].stage == "base"
 
 
+def test_a_second_round_starts_from_the_first(tmp_path: Path) -> None:
+    plain = trained(tmp_path, "model.base=scratch").inputs["base"]
+    refined = trained(tmp_path, "model.base=scratch", "base.refine_steps=7").inputs["base"]
+    assert refined.inputs["start"].key == plain.key
+    base = refined.spec.config["base"]
+    assert (base["steps"], base["learning_rate"], base["seed"]) == (7, 5e-4, 43)
+
+
 def test_another_model_takes_the_scale_of_its_own_subset(tmp_path: Path) -> None:
     node = trained(tmp_path, "model.base=declare-lab/nora", "action.tokenizer=physical-intelligence/fast")
     assert "stats" in node.inputs
