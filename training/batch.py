@@ -103,12 +103,12 @@ def patches(images: torch.Tensor) -> torch.Tensor:
     """The same without the repetition in time: float32 [B * (S / 14)^2, 588]; channel, row, column."""
     count, size = images.shape[:2]
     grid = size // (PATCH * MERGE)
-    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGE_STD, device=images.device).view(3, 1, 1) * 255
-    pixels = (images.permute(0, 3, 1, 2).float() - mean) / std  # [B, 3, S, S]
-    cut = pixels.view(count, 3, grid, MERGE, PATCH, grid, MERGE, PATCH)
-    ordered = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)  # [B, rows, columns, 2, 2, 3, 14, 14]
-    return ordered.reshape(count * (grid * MERGE) ** 2, 3 * PATCH * PATCH)
+    mean = torch.tensor(IMAGE_MEAN, device=images.device).view(3, 1) * 255
+    std = torch.tensor(IMAGE_STD, device=images.device).view(3, 1) * 255
+    cut = images.view(count, grid, MERGE, PATCH, grid, MERGE, PATCH, 3)
+    ordered = cut.permute(0, 1, 4, 2, 5, 7, 3, 6)  # [B, rows, columns, 2, 2, 3, 14, 14], moved as bytes
+    pixels = (ordered.reshape(-1, 3, PATCH * PATCH).float() - mean) / std
+    return pixels.flatten(1)
 
 
 def image_grid(count: int, image_size: int) -> torch.Tensor:

@@ -37,9 +37,10 @@ class TokenLosses:
 
 def token_losses(network: Network, batch: Batch) -> TokenLosses:
     """Forward one batch."""
-    labels = batch.labels[:, 1:]  # position t predicts token t + 1
+    labels = batch.labels[:, 1:]
     target = labels != IGNORE
-    logits = network.logits(network.hidden(batch)[:, :-1][target])  # [K, vocabulary]
+    predicting = F.pad(target, (0, 1))  # position t predicts token t + 1
+    logits = network.logits(network.hidden_at(batch, predicting))  # [K, vocabulary]
     wanted = labels[target]
     return TokenLosses(
         losses=F.cross_entropy(logits, wanted, reduction="none"),
