@@ -15,7 +15,7 @@ QUALITY = "quality"
 def token_lines(ran: Sequence[StageNode], manifests: Mapping[str, Manifest]) -> list[str]:
     """A line for each tokens stage that ran, and an alarm for each subset that is served worse than the others.
 
-    manifests: key -> of the finished stages of this run. Where one codebook serves all, its held-out demonstrations
+    manifests: key -> of the finished stages of this run. Where one codebook serves all, its figures
     stand for the subsets that have no tokens here.
     """
     found = {key: m for key, m in manifests.items() if QUALITY in m.remarks}

@@ -7,6 +7,7 @@ thread: the same configuration and demonstrations give the same codebook.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from flow_pipeline.companding import COMPAND_SCALE_PX
 from flow_pipeline.flow_field import load_flow
 from flow_pipeline.fsq_definition import fsq_definition
 from flow_pipeline.fsq_tokenizer import FsqTokenizer, new_codec, static_cells
-from flow_pipeline.token_quality import MOVING_PX, quality
+from flow_pipeline.token_quality import DEMONSTRATIONS, HELD_OUT, MOVING_PX, TRAINING, quality
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, save_tokenizer
 
 CODEBOOK_FILE = "codebook.json"
@@ -42,7 +43,7 @@ def run_codebook(config: CodebookSlice, context: StageContext) -> list[str]:
         context.checkpoint()
 
     tokenizer = fit_fsq(config, [train for train, _ in flows.values()], report)
-    figures = {s.value: _figures(tokenizer, test if len(test) else train) for s, (train, test) in flows.items()}
+    figures = {subset.value: _figures(tokenizer, *parts) for subset, parts in flows.items()}
     context.remarks["quality"] = figures
     save_tokenizer(context.work / TOKENIZER_FILE, tokenizer.definition, tokenizer.weights)
     write_json(context.work / CODEBOOK_FILE, {"digest": tokenizer.digest, "quality": figures})
@@ -109,6 +110,8 @@ def flows_of(context: StageContext, subset: Subset) -> tuple[np.ndarray, np.ndar
     return np.concatenate(train), np.concatenate(test) if test else np.zeros((0, *train[0].shape[1:]), np.float16)
 
 
-def _figures(tokenizer: FsqTokenizer, flow: np.ndarray) -> dict[str, float]:
+def _figures(tokenizer: FsqTokenizer, train: np.ndarray, test: np.ndarray) -> dict[str, Any]:
+    """Of held-out demonstrations; of those of training, and saying so, where a split holds none out."""
+    flow, of = (test, HELD_OUT) if len(test) else (train, TRAINING)
     codes = tokenizer.encode(flow)
-    return quality([(flow, codes, tokenizer.decode(codes))], tokenizer.num_codes)
+    return {DEMONSTRATIONS: of, **quality([(flow, codes, tokenizer.decode(codes))], tokenizer.num_codes)}

@@ -121,8 +121,7 @@ def _settings(settings: Sequence[tuple[str, str]]) -> str:
 
 
 def _fitted(lines: Sequence[str]) -> str:
-    note = '<p class="lead">On held-out demonstrations; on those of training where a split holds none out.</p>'
-    return section("The fitted tokenizer, by subset", note + notes(lines)) if lines else ""
+    return section("The fitted tokenizer, by subset", notes(lines)) if lines else ""
 
 
 def _legends(scales: Scales) -> str:

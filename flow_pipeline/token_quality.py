@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from data_pipeline.contract import STATIC_CODE
 MOVING_PX = 0.75
 """A stored cell moves where its flow is at least this long, pixels at 256 px scale, whatever the tokenizer's gate."""
 ALARM_RATIO = 1.3
+DEMONSTRATIONS = "demonstrations"
+"""Which ones figures are of, where a stage keeps them: ALL, HELD_OUT or TRAINING."""
+ALL, HELD_OUT, TRAINING = "all", "held-out", "training"
 
 
 def quality(flows: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], num_codes: int) -> dict[str, float]:
@@ -48,18 +52,18 @@ def quality(flows: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], num_code
     return {name: round(float(value), 3) for name, value in figures.items()}
 
 
-def quality_line(name: str, figures: Mapping[str, float]) -> str:
-    """One line for people."""
+def quality_line(name: str, figures: Mapping[str, Any]) -> str:
+    """One line for people. figures: of `quality`, with DEMONSTRATIONS."""
     return (
-        f"{name}: end-point error {figures['epe_moving']:.2f} px where something moves (no motion: "
-        f"{figures['epe_moving_zero']:.2f}), {figures['epe_all']:.2f} px everywhere; "
+        f"{name}, on {figures[DEMONSTRATIONS]} demonstrations: end-point error {figures['epe_moving']:.2f} px where "
+        f"something moves (no motion: {figures['epe_moving_zero']:.2f}), {figures['epe_all']:.2f} px everywhere; "
         f"{figures['bits_per_frame']:.0f} bits and {figures['active_cells']:.1f} active cells per frame; "
         f"{figures['utilisation']:.0%} of the codes occur"
     )
 
 
-def alarms(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A line for each subset whose tokens lose more than ALARM_RATIO times the mean of all.
+def alarms(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each subset whose tokens lose more than ALARM_RATIO times the mean of all. figures: as one line's.
 
     What is compared is the share of the motion that is lost, epe_moving / epe_moving_zero: a suite with longer motions
     has larger errors in pixels without being served worse.
@@ -67,8 +71,9 @@ def alarms(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
     lost = {name: f["epe_moving"] / f["epe_moving_zero"] for name, f in figures.items() if f["epe_moving_zero"] > 0}
     mean = float(np.mean(list(lost.values()))) if lost else 0.0
     return [
-        f"warning: the flow tokens of {name} lose {share:.0%} of the motion, more than {ALARM_RATIO} times the mean of "
-        f"{', '.join(lost)}, {mean:.0%}: is the flow of {name} right, and are its demonstrations like the others'?"
+        f"warning: the flow tokens of {name} lose {share:.0%} of the motion ({figures[name][DEMONSTRATIONS]} "
+        f"demonstrations), more than {ALARM_RATIO} times the mean of {', '.join(lost)}, {mean:.0%}: is the "
+        f"flow of {name} right, and are its demonstrations like the others'?"
         for name, share in lost.items()
         if share > ALARM_RATIO * mean
     ]

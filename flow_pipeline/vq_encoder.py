@@ -28,7 +28,7 @@ from data_pipeline.whole_files import written_whole
 from flow_pipeline.flow_field import EpisodeFlow, load_flow
 from flow_pipeline.fsq_definition import FSQ_CONSTANTS
 from flow_pipeline.grid_tokenizer import GridTokenizer
-from flow_pipeline.token_quality import quality
+from flow_pipeline.token_quality import ALL, DEMONSTRATIONS, quality
 
 TOKENIZER_FILE = "flow_tokenizer.safetensors"
 """Beside the tokens: weights, where there are any, and the definition as metadata."""
@@ -118,10 +118,11 @@ def run_tokens(config: TokensSlice, context: StageContext) -> list[str]:
         context.report(done, len(episodes), str(episode))
         context.checkpoint()
         tokens[episode] = _tokenize(episode, flow, int(source["k"]), tokenizer)
-    figures = quality(
+    lost = quality(
         ((flow.flow, tokens[e].codes, tokenizer.decode(tokens[e].codes)) for e, flow in episodes.items()),
         tokenizer.num_codes,
     )
+    figures = {DEMONSTRATIONS: ALL, **lost}
     demos = Hdf5Source(context.inputs["regenerate"], config.subset)
     manifest = {
         **{name: source[name] for name in ("backend", *PLACE) if name in source},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from data_pipeline.raw_loader import Hdf5Source
 from experiment.given_flow import FLOW_TOKENS
 from flow_pipeline.codebook import CODEBOOK_FILE, run_codebook
 from flow_pipeline.flow_field import EpisodeFlow, k_effective, save_flow
-from flow_pipeline.token_quality import alarms
+from flow_pipeline.token_quality import alarms, quality_line
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer, run_tokens
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 
@@ -88,6 +90,7 @@ def test_tokens_of_a_grid_say_what_they_were_made_of_and_what_they_lose(
     assert manifest["demos"]["steps"] == STEPS * manifest["demos"]["episodes"] == STEPS * len(tokens)
     assert manifest["tokenizer"] == loaded.definition
     figures = manifest["quality"]
+    assert figures["demonstrations"] == "all"
     assert figures["epe_moving"] < figures["epe_moving_zero"]
     assert figures["active_cells"] == 1
     assert figures["static_share"] == round(15 / 16, 3)
@@ -115,6 +118,16 @@ def test_a_codebook_is_fitted_on_training_demonstrations_alone_and_tokenizes(
     assert all(t.codes.shape == (STEPS, 64) and (t.codes > 0).sum() == 4 * STEPS for t in tokens.values())
 
 
+@pytest.mark.parametrize(("test_fraction", "of"), [(0.05, "held-out"), (0.0, "training")])
+def test_a_codebook_says_which_demonstrations_its_figures_are_of(
+    inputs: dict[str, Path], tmp_path: Path, test_fraction: float, of: str
+) -> None:
+    write_split_and_stats(inputs["regenerate"], inputs["split"], Subset.OBJECT, test_fraction=test_fraction)
+    found = json.loads((codebook(inputs, tmp_path / "work") / CODEBOOK_FILE).read_text())["quality"]["object"]
+    assert found["demonstrations"] == of
+    assert f"object, on {of} demonstrations: end-point error" in quality_line("object", found)
+
+
 def test_a_fit_stops_where_it_is_asked_to(inputs: dict[str, Path], tmp_path: Path) -> None:
     context = StageContext(tmp_path, {f"{name}/object": inputs[name] for name in ("flow", "split")})
     with pytest.raises(Interrupted):
@@ -122,8 +135,8 @@ def test_a_fit_stops_where_it_is_asked_to(inputs: dict[str, Path], tmp_path: Pat
 
 
 def test_the_alarm_names_the_subset_that_loses_more_of_its_motion_than_the_others() -> None:
-    def lost(moving: float, zero: float) -> dict[str, float]:
-        return {"epe_moving": moving, "epe_moving_zero": zero}
+    def lost(moving: float, zero: float) -> dict[str, Any]:
+        return {"demonstrations": "all", "epe_moving": moving, "epe_moving_zero": zero}
 
     even = {"object": lost(3, 10), "long": lost(9, 30), "goal": lost(2, 7)}
     assert not alarms(even), "long motions have long errors"
