@@ -1,7 +1,8 @@
 """Flow tokens on disk: a manifest and, per episode, the codes of each step; as JSON to be read, as .npz to train on.
 
 Both hold the same, and a digest over all of it: a number that was changed, by whatever, is noticed. What the tokens
-were made of (k, camera, frame, tokenizer, demonstrations, filter) is in the manifest; `check_flow_manifest` compares.
+were made of (k, camera, frame, tokenizer, demonstrations, pictures, filter) is in the manifest; `check_flow_manifest`
+compares.
 """
 
 from __future__ import annotations
@@ -110,11 +111,27 @@ def _flow_tokens(episode: str, codes: Any, k_effective: Any, manifest: Mapping[s
 # ------------------------------------------------------------------ what they were made of
 
 
+DRAWN_BY = ("assets", "assets_digest", "look", "resolution")
+"""Entries of an environment's fingerprint that decide what its pictures show."""
+
+
 def made_of(episodes: Iterable[Episode]) -> dict[str, Any]:
-    """Names the demonstrations of a subset, for a manifest: how many, their digest, the filter they went through."""
-    actions = {episode.id: episode.actions for episode in episodes}
+    """Names the demonstrations of a subset, for a manifest.
+
+    How many, their digest, the filter they went through, and what their pictures were drawn with, where it is recorded.
+    """
+    actions: dict[EpisodeId, np.ndarray] = {}
+    drawn: dict[str, set[str]] = {name: set() for name in DRAWN_BY}
+    for episode in episodes:
+        actions[episode.id] = episode.actions
+        for name, values in drawn.items():
+            values.add(str(episode.fingerprint.get(name, "not recorded")))
     counts = {"episodes": len(actions), "steps": sum(map(len, actions.values()))}
-    return {"filter": {"noop_norm": NOOP_NORM}, "demos": {**counts, "digest": demos_digest(actions)}}
+    return {
+        "filter": {"noop_norm": NOOP_NORM},
+        "demos": {**counts, "digest": demos_digest(actions)},
+        "drawn": {name: " and ".join(sorted(values)) for name, values in drawn.items()},
+    }
 
 
 def check_flow_manifest(path: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any], subset: Subset) -> None:

@@ -115,6 +115,10 @@ def test_other_demonstrations_or_fewer_steps_are_refused(tmp_path: Path) -> None
     shorter = [replace(e, actions=e.actions[:-1]) for e in episodes]
     with pytest.raises(ConfigError, match=r"demos\.steps is 24, and this run needs 20"):
         check_flow_manifest(tmp_path, found, made_of(shorter), Subset.OBJECT)
+    for name, value in (("assets", "official"), ("look", "lean"), ("resolution", 256)):
+        others = [*episodes[:-1], replace(episodes[-1], fingerprint={**episodes[-1].fingerprint, name: value})]
+        with pytest.raises(ConfigError, match=rf"drawn\.{name} is '(synthetic|not recorded)', .* needs '.*{value}.*'"):
+            check_flow_manifest(tmp_path, found, made_of(others), Subset.OBJECT)
     other = [replace(e, actions=e.actions + 1) for e in episodes]
     with pytest.raises(ConfigError, match=r"demos\.digest is "):
         check_flow_manifest(tmp_path, found, made_of(other), Subset.OBJECT)
