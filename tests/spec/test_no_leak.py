@@ -1,7 +1,6 @@
 """Frames after t may be targets and nothing else: with all of them replaced by noise, and everything computed from them
 by something else, what the model is shown at t stays the same to the byte, in training and at test time."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -12,6 +11,13 @@ import pytest
 from configs.choices import Role
 from configs.schema import PhaseSpec
 from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.flow_tokens import (
+    FLOW_TOKENS_JSON,
+    FLOW_TOKENS_NPZ,
+    load_flow_manifest,
+    load_flow_tokens,
+    save_flow_tokens,
+)
 from experiment import compose
 from experiment.compose import ablations, find_phase, phase_files
 from tests.helpers.training_study import write_study
@@ -41,14 +47,13 @@ def blinded(study, tmp_path_factory):
                 for camera in ("agentview_rgb", "eye_in_hand_rgb"):
                     frames = demo["obs"][camera]
                     frames[STEP + 1 :] = rng.integers(0, 256, (len(frames) - STEP - 1, *frames.shape[1:]))
-    tokens = json.loads((study.folder / "flow_tokens.json").read_text())
-    for episode in tokens["episodes"].values():
-        episode["codes"] = rng.permuted(np.array(episode["codes"]), axis=1).tolist()
-    (folder / "flow_tokens.json").write_text(json.dumps(tokens))
+    tokens = load_flow_tokens(study.folder / FLOW_TOKENS_NPZ)
+    others = {episode: replace(flow, codes=rng.permuted(flow.codes, axis=1)) for episode, flow in tokens.items()}
+    save_flow_tokens(folder / FLOW_TOKENS_JSON, others, load_flow_manifest(study.folder / FLOW_TOKENS_NPZ))
     words = (study.folder / "annotations.json").read_text()
     (folder / "annotations.json").write_text(words.replace("reach the soup", "go somewhere else"))
-    others = {"regenerate": folder / "data", "annotate": folder, "tokens": folder}
-    return replace(study, folder=folder, inputs={**study.inputs, **others})
+    blind = {"regenerate": folder / "data", "annotate": folder, "tokens": folder}
+    return replace(study, folder=folder, inputs={**study.inputs, **blind})
 
 
 def shown(study, phase):
