@@ -16,5 +16,5 @@ def run_train(config: TrainSlice, context: StageContext) -> list[str]:
 
     path = context.inputs["tokens"] / TOKENIZER_FILE if "tokens" in context.inputs else None
     decode = load_tokenizer(path).decode if path is not None and path.is_file() else None
-    with companions(config.trainer.processes, run_train, config, context):
+    with companions(config.trainer, run_train, config, context):
         return lora_trainer.run_train(config, context, Instruments(FreeRunning, decode))

@@ -33,12 +33,13 @@ def save(run: Run, work: Path) -> None:
     torch.save(run.optimizer.state_dict(), temporary / "optimizer.pt")
     state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "rows": run.rows}
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    for file in temporary.iterdir():  # on the disk before it replaces the older one
+    # All on the disk before it replaces the older one: a checkpoint that is ahead of its logs could not be resumed.
+    for file in (*temporary.iterdir(), work / METRICS_FILE, work / TIMING_FILE):
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    newest = sorted(folder.glob("step-*"))[-KEPT:]
+    newest = _oldest_first(folder)[-KEPT:]
     for old in folder.iterdir():
         if old not in newest:
             shutil.rmtree(old)
@@ -46,7 +47,7 @@ def save(run: Run, work: Path) -> None:
 
 def restore(run: Run, work: Path, *, cut: bool = True) -> None:
     """Take up the newest checkpoint of `work`, if any. cut: and cut the logs back to it."""
-    found = sorted((work / RESUME_FOLDER).glob("step-*"))
+    found = _oldest_first(work / RESUME_FOLDER)
     if found:
         state = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
         weights = load_file(found[-1] / "weights.safetensors")
@@ -60,6 +61,11 @@ def restore(run: Run, work: Path, *, cut: bool = True) -> None:
     if cut:
         for name in (METRICS_FILE, TIMING_FILE):
             _cut(work / name, run.step)
+
+
+def _oldest_first(folder: Path) -> list[Path]:
+    """By number: a millionth step has a digit more than its folder's name was made for."""
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def _cut(path: Path, steps: int) -> None:

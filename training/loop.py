@@ -122,6 +122,9 @@ def stream(run: Run, num_workers: int) -> Iterator[StepInput]:
         batch_size=None,
         sampler=range(run.step, run.steps),
         num_workers=num_workers,
+        multiprocessing_context="fork"
+        if num_workers
+        else None,  # a companion was spawned, and would spawn: no closures
         generator=torch.Generator(),  # its own: the global one belongs to the step
     )
     return iter(loader)

@@ -14,8 +14,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
+from configs.schema import TrainerConfig, check
 from data_pipeline.contract import StageContext
 
 _LAUNCHED = "WORLD_SIZE"
@@ -23,20 +25,28 @@ _LAUNCHED = "WORLD_SIZE"
 
 @contextmanager
 def companions(
-    count: int, stage: Callable[[Any, StageContext], object], config: Any, context: StageContext
+    trainer: TrainerConfig, stage: Callable[[Any, StageContext], object], config: Any, context: StageContext
 ) -> Generator[None]:
-    """Ranks 1..count-1 of `stage`, which call it as this process does. Nothing for one, or inside a launcher's rank."""
+    """The other ranks of `stage`, which call it as this process does. Nothing for one, or inside a launcher's rank.
+
+    Raises ConfigError where this machine has CUDA devices, but not one for each: a rank that dies early is waited for.
+    """
+    count = trainer.processes
     if count == 1 or _LAUNCHED in os.environ:
         yield
         return
+    devices = 0 if trainer.device == "cpu" else torch.cuda.device_count()
+    check(
+        devices == 0 or count <= devices,
+        f"trainer.processes={count}, but this machine has {devices} CUDA devices; allowed here: 1 to {devices}",
+    )
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), _LAUNCHED: str(count)}
     spawn = get_context("spawn")
     ranks = [
         spawn.Process(
             target=_follow,
             args=(place | _rank(number), stage, config, context.work, dict(context.inputs)),
-            daemon=True,
-        )
+        )  # no daemons: they could not start workers of their own (trainer.num_workers)
         for number in range(1, count)
     ]
     for rank in ranks:

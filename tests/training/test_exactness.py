@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.schema import LoraConfig
+from configs.schema import ConfigError, LoraConfig
 from data_pipeline.contract import EnvironmentProblem
 from experiment.training import run_train
 from tests.helpers.tiny_adapter import TEXT_FLOW_COT
@@ -19,7 +21,9 @@ from tests.helpers.training_study import TRAINER, Study
 from tests.training.test_lora_trainer import kill_at, outputs, rows
 from training import gradient
 from training.batch import Batch
+from training.checkpoint import METRICS_FILE, save
 from training.lora_model import load_adapter
+from training.timing import TIMING_FILE
 
 PLAIN = LoraConfig(rank=4, alpha=8, dropout=0.0)  # dropout draws differ between pieces, and may
 GOLDEN_RATES = [5.0e-4, 1.0e-3, 1.0e-3, 8.535533905932737e-4, 5.0e-4, 1.4644660940672628e-4]
@@ -99,10 +103,28 @@ def test_checkpoints_that_stay(study: Study) -> None:
     assert sorted(p.name for p in (kept / "resume").iterdir()) == ["step-000002", "step-000004"]
 
 
+def test_the_millionth_step_is_newer_than_those_before(tmp_path: Path) -> None:
+    for name in (METRICS_FILE, TIMING_FILE):
+        (tmp_path / name).touch()
+    run: Any = SimpleNamespace(skipped_in_row=0, rows=0, parameters={}, optimizer=torch.optim.SGD([torch.zeros(1)]))
+    for run.step in (999_998, 999_999, 1_000_000):
+        save(run, tmp_path)
+    assert {p.name for p in (tmp_path / "resume").iterdir()} == {"step-999999", "step-1000000"}
+
+
+def test_more_processes_than_devices_are_refused_before_any_starts(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    shared = replace(TRAINER, processes=2, device="auto")
+    with pytest.raises(ConfigError, match=r"trainer\.processes=2, .* allowed here: 1 to 1"):
+        study.train("too_many", trainer=shared)
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_accumulation(study: Study) -> None:
     one = study.train("one_process", TEXT_FLOW_COT, steps=4, batch_size=4, accumulation=2, lora=PLAIN)
-    shared = replace(TRAINER, processes=2)
+    shared = replace(TRAINER, processes=2, num_workers=1)
     two = study.train("two_processes", TEXT_FLOW_COT, steps=4, batch_size=4, lora=PLAIN, trainer=shared)
     assert_same_run(two, one, 1e-5)
 
