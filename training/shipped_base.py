@@ -39,12 +39,15 @@ class ShippedBase:
 
     @classmethod
     def read(cls, folder: Path = SHIPPED) -> ShippedBase:
-        """Raises EnvironmentProblem where there is none."""
+        """Raises EnvironmentProblem where there is none, or where it cannot be read."""
         path = folder / MANIFEST
         if not path.is_file():
             raise EnvironmentProblem(f"{path} is missing: this installation has no tiny base; {_MEND}")
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(folder, values["files"], values["data"], values["settings"])
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return cls(folder, values["files"], values["data"], values["settings"])
+        except (ValueError, KeyError) as error:
+            raise EnvironmentProblem(f"{path} is damaged ({error}); {_MEND}") from error
 
     def verify(self) -> None:
         """Raise EnvironmentProblem, naming the file, where a file is not what the manifest says."""

@@ -67,6 +67,9 @@ def test_a_damaged_file_is_named_with_what_mends_it(copy: Path) -> None:
     weights.unlink()
     with pytest.raises(EnvironmentProblem, match=r"model\.safetensors is damaged \(sha256 missing"):
         ShippedBase.read(copy).verify()
+    (copy / MANIFEST).write_text('{"files": {')
+    with pytest.raises(EnvironmentProblem, match=r"manifest\.json is damaged .*git checkout"):
+        ShippedBase.read(copy)
     (copy / MANIFEST).unlink()
     with pytest.raises(EnvironmentProblem, match="has no tiny base"):
         ShippedBase.read(copy)
