@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from configs.choices import STUDY, Control, Mode, Subset
-from configs.schema import BaseConfig, ConfigError, ExperimentConfig
+from configs.schema import BaseConfig, ConfigError, ExperimentConfig, TrainerConfig
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,
@@ -101,7 +101,7 @@ class Run:
             modes=modes,
             eval=config.eval,
             env=config.env,
-            trainer=config.trainer,
+            trainer=_without_adapters(config.trainer),
             execute=config.action.execute,
         )
 
@@ -218,9 +218,8 @@ class Data:
         if config.model.base == TINY:
             ShippedBase.read().check_fits(config)
             return shipped_node()
-        trainer = replace(config.trainer, keep_every=0, processes=1, gradient_checkpointing=False)  # of adapters alone
         own = replace(config.base, refine_steps=0, refine_learning_rate=BaseConfig.refine_learning_rate)
-        slice_ = BaseSlice(STUDY, config.model, config.action, own, trainer)
+        slice_ = BaseSlice(STUDY, config.model, config.action, own, _without_adapters(config.trainer))
         makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
         first = make_node("base", "", slice_, inputs)
@@ -229,6 +228,11 @@ class Data:
         rate = config.base.refine_learning_rate
         again = replace(own, steps=config.base.refine_steps, learning_rate=rate, seed=own.seed + 1)
         return make_node("base", "second round", replace(slice_, base=again), {**inputs, "start": first})
+
+
+def _without_adapters(trainer: TrainerConfig) -> TrainerConfig:
+    """What stages beside `train` read of it, so that its other settings are in no other key."""
+    return replace(trainer, keep_every=0, processes=1, gradient_checkpointing=False)
 
 
 def shipped_node() -> StageNode:

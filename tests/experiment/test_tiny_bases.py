@@ -7,19 +7,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from configs.choices import STUDY, Subset
+from configs.choices import STUDY, Control, Subset
 from configs.schema import ConfigError
 from experiment import compose
-from experiment.plan import Data, Places, Run, train_node
+from experiment.plan import Data, Places, Run, control_node, replay_node, train_node
 from experiment.resolve import find_source, needed_subsets, resolve
 from experiment.stages import StageNode, topological
 
 
-def trained(folder: Path, *overrides: str) -> StageNode:
+def run_of(folder: Path, *overrides: str) -> Run:
     words = ["preset=tiny", "env.assets=builtin", "data.source=expert", *overrides]
     config = compose.compose(compose.find_phase("baseline"), words)
     resolved = resolve(config, needed_subsets(config, [Subset.OBJECT]), folder, find_source)
-    return train_node(Run(resolved.config, Subset.OBJECT, resolved.sources), Places(folder, folder))
+    return Run(resolved.config, Subset.OBJECT, resolved.sources)
+
+
+def trained(folder: Path, *overrides: str) -> StageNode:
+    return train_node(run_of(folder, *overrides), Places(folder, folder))
 
 
 def stages(node: StageNode) -> list[str]:
@@ -43,6 +47,16 @@ def test_a_second_round_starts_from_the_first(tmp_path: Path) -> None:
     assert refined.inputs["start"].key == plain.key
     base = refined.spec.config["base"]
     assert (base["steps"], base["learning_rate"], base["seed"]) == (7, 5e-4, 43)
+
+
+def test_how_adapters_train_is_in_no_other_key(tmp_path: Path) -> None:
+    places, how = Places(tmp_path, tmp_path), ("trainer.keep_every=5", "trainer.gradient_checkpointing=true")
+    plain, other = (trained(tmp_path, "model.base=scratch", *words) for words in ((), how))
+    assert plain.key != other.key
+    assert plain.inputs["base"].key == other.inputs["base"].key
+    controls = [control_node(run_of(tmp_path, *words), Control.ZERO).key for words in ((), how)]
+    replays = [replay_node(run_of(tmp_path, *words), places).key for words in ((), how)]
+    assert len({*controls, *replays}) == 2
 
 
 def test_another_model_takes_the_scale_of_its_own_subset(tmp_path: Path) -> None:
