@@ -71,8 +71,9 @@ class Network:
             return projected.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # [B, H, positions, D / H]
 
         q, k, v = attention.q_proj(_at(normed, places)), attention.k_proj(normed), attention.v_proj(normed)
-        k, _ = apply_rotary_pos_emb(heads(k), heads(k), *rotary)
-        q, _ = apply_rotary_pos_emb(heads(q), heads(q), *(_at(table, places) for table in rotary))
+        cos, sin = rotary
+        k, _ = apply_rotary_pos_emb(heads(k), heads(k), cos, sin)
+        q, _ = apply_rotary_pos_emb(heads(q), heads(q), _at(cos, places), _at(sin, places))
         earlier = torch.arange(x.shape[1], device=x.device) <= places[:, None, :, None]  # [B, 1, Q, S]
         read = F.scaled_dot_product_attention(
             q, k, heads(v), attn_mask=earlier, scale=attention.scaling, enable_gqa=True

@@ -27,7 +27,7 @@ class Part:
 
 def task_goals(env: LiberoEnv) -> tuple[Goal, ...]:
     """The BDDL goal; then, for things put into a part that opens and is closed at first, `open` of that part."""
-    stated = tuple(Goal(predicate.lower(), *names) for predicate, *names in env.goal)
+    stated = tuple(Goal(predicate.lower(), subject, "".join(target)) for predicate, subject, *target in env.goal)
     about_joints = {goal.subject for goal in stated if not goal.places}
     hinged = {g.target for g in stated if g.places and g.target not in about_joints and _joints(env, g.target)}
     return stated + tuple(Goal("open", name, implied=True) for name in sorted(hinged))
