@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from transformers import get_cosine_schedule_with_warmup
 
 from training.dataset import TrainingData
-from training.layout import IGNORE, Layout, draw_dropped, render_reasoning
+from training.layout import IGNORE, Layout, draw_dropped
+from training.reasoning_text import render_reasoning
 from training.sampling import SamplingPlan, numbers_of_step
 
 MAX_GRAD_NORM = 1.0

@@ -15,9 +15,10 @@ from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, TEXT_COT, TEXT_FLOW
 from tests.helpers.training_study import ACTIONS, write_study
 from training import action_tokenizer
 from training.dataset import TrainingData
-from training.layout import Layout, render_reasoning, role_weights
+from training.layout import Layout, role_weights
 from training.lora_model import attach_lora, make_layout
 from training.quick_dropout import quicken_dropout
+from training.reasoning_text import render_reasoning
 from training.run import Run, make_accelerator
 from training.sampling import SamplingPlan, StepInputs
 from training.tiny_backbone import add_numbered_tokens, build_config, build_processor, build_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from training.layout import TAGS
+from training.reasoning_text import TAGS
 
 _TAG = re.compile(rf"(?<!\S)({'|'.join((*TAGS, 'FLOW'))}):")
 _FLOW_CODES = re.compile(r"(?:<flow_\d+>\s*)+")

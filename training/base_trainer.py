@@ -30,9 +30,10 @@ from training.base_folder import SCRATCH
 from training.batch import collate
 from training.checkpoint import METRICS_FILE
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
-from training.layout import Layout, Span, flatten, render_reasoning, role_weights, spans
+from training.layout import Layout, Span, flatten, role_weights, spans
 from training.loop import fit
 from training.lora_model import load_base, make_layout
+from training.reasoning_text import render_reasoning
 from training.run import Run, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
 from training.shipped_base import BASE_FOLDER, BASE_STATISTICS

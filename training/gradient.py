@@ -18,8 +18,9 @@ from data_pipeline.contract import EnvironmentProblem
 from training.action_figures import WrittenActions
 from training.batch import Batch
 from training.flow_figures import FlowCodes
-from training.layout import ROLES, TAGS
+from training.layout import ROLES
 from training.loss import TokenLosses, role_shares, token_losses, weighted_sum
+from training.reasoning_text import TAGS
 from training.run import Run
 from training.sampling import StepInput
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from configs.choices import Role
-from training.layout import ACTION_TAG, ROLES, TAGS, Layout
+from training.layout import ACTION_TAG, ROLES, Layout
+from training.reasoning_text import TAGS
 
 NO_TAG = -1
 _TEXT = ROLES.index(Role.TEXT)
@@ -17,7 +18,7 @@ _TEXT = ROLES.index(Role.TEXT)
 def tag_numbers(ids: np.ndarray, roles: np.ndarray, layout: Layout) -> np.ndarray:
     """Number in TAGS of each token, NO_TAG outside the reasoning's text; int64 [T] each.
 
-    A tag's own tokens count to it. Tags begin a word, and texts cannot contain them (`layout.render_reasoning`), so
+    A tag's own tokens count to it. Tags begin a word, and texts cannot contain them (`render_reasoning`), so
     they stand as the same tokens wherever they stand.
     """
     out = np.full(len(ids), NO_TAG, np.int64)

@@ -13,7 +13,8 @@ import numpy as np
 
 from configs.choices import Component
 from data_pipeline.contract import Annotation, StepReasoning
-from training.layout import ACTION_TAG, FLOW_TAG, TAGS, render_reasoning
+from training.layout import ACTION_TAG, FLOW_TAG
+from training.reasoning_text import TAGS, render_reasoning
 
 Encode = Callable[[str], Sequence[int]]
 

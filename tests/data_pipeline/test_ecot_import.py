@@ -15,7 +15,7 @@ from data_pipeline.contract import BoundingBox, EpisodeId
 from data_pipeline.ecot_import import import_annotations, is_ours, read_tree
 from data_pipeline.sidecar import load_annotations, save_annotations
 from tests.helpers.reasoned import write_reasoned
-from training.layout import render_reasoning
+from training.reasoning_text import render_reasoning
 
 FILE = "/data/libero/pick_up_the_alphabet_soup_and_place_it_in_the_basket_demo.hdf5"
 EPISODE = EpisodeId(Subset.OBJECT, 0, 7)

@@ -10,7 +10,7 @@ from data_pipeline.contract import StepReasoning
 from data_pipeline.llm_checks import BadContent, directions, find_problem, judge, read_reply
 from data_pipeline.llm_prompts import Demo, Problem, Question, fill, max_chars, reworded_steps, skeleton
 from tests.helpers.reasoned import PLAN, TASK, write_reasoned
-from training.layout import parse_reasoning, render_reasoning
+from training.reasoning_text import parse_reasoning, render_reasoning
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ from training.layout import (
     IGNORE,
     PIECES,
     ROLES,
-    TAGS,
     Layout,
     action_tag_ids,
     draw_dropped,
@@ -42,12 +41,11 @@ from training.layout import (
     flatten,
     inference_prefix,
     opening_ids,
-    parse_reasoning,
-    render_reasoning,
     role_weights,
     spans,
 )
 from training.lora_model import ACTION_TOKENIZER_FILE, load_tokenizer, make_layout
+from training.reasoning_text import TAGS, parse_reasoning, render_reasoning
 from training.tiny_backbone import add_numbered_tokens, chat_template
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,8 +16,8 @@ from transformers import AddedToken, Qwen2Tokenizer
 
 from configs.schema import ConfigError
 from tests.data_pipeline.test_annotator_golden import annotated
-from training.layout import render_reasoning
 from training.qwen_vocabulary import CONTROL_TOKENS, QwenVocabulary
+from training.reasoning_text import render_reasoning
 from training.tiny_backbone import add_numbered_tokens
 
 DEFAULT_LIMIT = 512  # eval.max_new_tokens

@@ -9,8 +9,9 @@ import pytest
 from configs.choices import Component
 from tests.helpers.tiny_adapter import TEXT_COT, TEXT_FLOW_COT
 from tests.training.test_layout import layout_of, sample
-from training.layout import EVERYTHING, TAGS, flatten, spans
+from training.layout import EVERYTHING, flatten, spans
 from training.lora_model import load_tokenizer
+from training.reasoning_text import TAGS
 from training.tags import NO_TAG, tag_numbers
 
 

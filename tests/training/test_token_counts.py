@@ -15,7 +15,8 @@ from data_pipeline.contract import Annotation, EpisodeId, StepReasoning
 from tests.helpers.tiny_adapter import TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import step_reasoning
 from tests.training.test_layout import layout_of, sample
-from training.layout import Role, opening_ids, render_reasoning, spans
+from training.layout import Role, opening_ids, spans
+from training.reasoning_text import render_reasoning
 from training.token_counts import count_tokens
 
 STEPS = tuple(step_reasoning("pick up the alphabet soup and place it in the basket", t) for t in range(20))
