@@ -67,7 +67,7 @@ class _Wandb:
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _open_wandb(run_name: str) -> RunLog | None:
