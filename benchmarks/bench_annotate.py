@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.machine import keep
 from configs.choices import Look
-from configs.schema import AnnotatorConfig, EnvConfig
+from configs.data import AnnotatorConfig, EnvConfig
 from configs.slices import AnnotateSlice
 from data_pipeline.contract import CONTROL_HZ, EpisodeId, StageContext
 from data_pipeline.ecot_annotator import run_annotate

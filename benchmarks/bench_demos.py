@@ -25,7 +25,7 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", LP_NUM_THREADS
 
 from benchmarks.machine import keep
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import parse_subset

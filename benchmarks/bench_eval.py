@@ -28,7 +28,9 @@ import numpy as np
 from benchmarks.machine import keep
 from benchmarks.reference_env import FACTORY, RESOLUTION
 from configs.choices import Look, Mode, Subset
-from configs.schema import EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import EvaluateSlice
 from evaluation.episodes import EpisodeKey, EpisodeResult, Protocol, make_protocol
 from evaluation.identity import Identity

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import commit, hardware
 from configs.choices import STUDY, Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from evaluation.statistics import wilson
 

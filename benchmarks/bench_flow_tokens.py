@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import keep
 from configs.choices import STUDY, Subset
-from configs.schema import CodebookConfig
+from configs.data import CodebookConfig
 from data_pipeline.contract import STATIC_CODE, StageContext
 from experiment.datasets import data_for
 from experiment.flags import FLAGS, Parser

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from benchmarks.machine import keep
 from benchmarks.train_subject import NORA_3B, PHASES, Setting, make_subject
 from configs.choices import Subset
-from configs.schema import TrainerConfig
+from configs.model import TrainerConfig
 from data_pipeline.contract import CAMERAS
 from data_pipeline.hdf5_layout import IMAGE_KEYS, OBSERVATION_WIDTHS
 from data_pipeline.libero_utils import demo_file

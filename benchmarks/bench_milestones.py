@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.machine import commit, hardware
 from configs.choices import Look, Stepping, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.expert.expert import expert_actions

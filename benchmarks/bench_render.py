@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import commit, hardware
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import CAMERAS
 from data_pipeline.sim.assets import find_official
 from data_pipeline.sim.environment import NO_OP, LiberoEnv

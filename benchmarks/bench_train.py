@@ -34,7 +34,7 @@ from benchmarks.head_memory import head_memory
 from benchmarks.machine import keep
 from benchmarks.reference_training import ReferenceCollator, ReferenceData, ReferenceTrainer
 from benchmarks.train_subject import PHASES, SHAPES, Setting, Subject, make_subject
-from configs.schema import TrainerConfig
+from configs.model import TrainerConfig
 from training.loop import stream, train_step
 from training.run import Run
 from training.sampling import StepInput

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import Episode, StageContext
 from data_pipeline.raw_loader import Hdf5Source

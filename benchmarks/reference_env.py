@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.choices import Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline import libero_utils
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.sim import assets

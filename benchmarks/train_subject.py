@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from configs.schema import LoraConfig, ModelConfig, OptimizerConfig, PhaseSpec, TrainerConfig
+from configs.model import LoraConfig, ModelConfig, OptimizerConfig, TrainerConfig
+from configs.phases import PhaseSpec
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, TEXT_COT, TEXT_FLOW_COT, smooth_chunks
 from tests.helpers.training_study import ACTIONS, write_study

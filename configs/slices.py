@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.building import added, not_in_key
 from configs.choices import Control, DropoutVariant, Mode, Normalization, RaftModel, Subset
-from configs.schema import (
+from configs.data import AnnotatorConfig, CodebookConfig, EnvConfig
+from configs.model import (
     ActionConfig,
-    AnnotatorConfig,
     BaseConfig,
-    CodebookConfig,
-    EnvConfig,
-    EvalConfig,
     LoraConfig,
     ModelConfig,
     OptimizerConfig,
-    PhaseSpec,
     TrainerConfig,
     ValidationConfig,
-    added,
-    not_in_key,
 )
+from configs.phases import PhaseSpec
+from configs.schema import EvalConfig
 
 
 @dataclass(frozen=True)

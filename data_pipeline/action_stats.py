@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.checks import ConfigError, check
 from configs.choices import Normalization
-from configs.schema import ConfigError, check
 from configs.slices import StatsSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from configs.checks import ConfigError
 from configs.choices import Component
-from configs.schema import ConfigError
 from data_pipeline.contract import POINT_GRID
 
 Cell = Annotated[int, Field(ge=0, lt=POINT_GRID)]

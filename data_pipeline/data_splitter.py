@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from configs.slices import SplitSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.raw_loader import Hdf5Source

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.checks import ConfigError, check
 from configs.choices import Component, Subset
-from configs.schema import ConfigError, check
 from data_pipeline.contract import POINT_GRID, Annotation, BoundingBox, EpisodeId, StepReasoning
 from data_pipeline.gripper_positions import future_track
 from data_pipeline.libero_utils import SUITE_OF, task_in_words

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from data_pipeline.contract import AGENTVIEW, Episode, EpisodeId, FlowTokens, demos_digest
 from data_pipeline.packed import read_packed, write_packed
 from data_pipeline.replay import NOOP_NORM

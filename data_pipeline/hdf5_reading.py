@@ -15,8 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
 from data_pipeline.hdf5_layout import IMAGE_KEYS, SUFFIX
 from data_pipeline.libero_utils import SUITE_OF, has_scene_prefix, task_in_words, task_names

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError, EnvConfig
+from configs.data import EnvConfig
 from configs.slices import RegenerateSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoWriter, TaskInfo

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError
 from data_pipeline.libero_90 import TASK_NAMES
 
 SUITE_OF: dict[Subset, str] = {

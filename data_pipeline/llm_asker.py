@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.llm_cache import ReplyCache, Request
 from data_pipeline.llm_checks import BadContent, Completion

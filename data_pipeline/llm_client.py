@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import openai
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from configs.slices import RewordSlice
 from data_pipeline.llm_cache import Request
 from data_pipeline.llm_checks import BadContent, Completion, Reply

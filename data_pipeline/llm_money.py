@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import AnnotatorConfig, check
+from configs.checks import check
+from configs.data import AnnotatorConfig
 
 OPENAI_URL = "https://api.openai.com/v1"
 # USD per million tokens (in, out), standard tier, of OpenAI's pricing page (developers.openai.com/api/docs/pricing) as

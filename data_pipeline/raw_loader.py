@@ -20,8 +20,8 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from configs.slices import OfficialSlice
 from data_pipeline.contract import CAMERAS, EnvironmentProblem, Episode, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import OBSERVATION_WIDTHS, TaskInfo, phases_of

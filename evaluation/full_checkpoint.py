@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 
+from configs.checks import check
 from configs.choices import Role
-from configs.schema import PhaseSpec, Segment, check
+from configs.phases import PhaseSpec, Segment
 from configs.slices import FullCheckpoint, FullSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext, digest

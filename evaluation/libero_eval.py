@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import canonical
+from configs.building import canonical
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

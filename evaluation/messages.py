@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from configs.choices import Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from evaluation.episodes import EpisodeRequest
 
 PERTURBATION = "perturbation"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, check
+from configs.checks import ConfigError, check
 from data_pipeline.contract import ACTION_DIM
 
 NORA = "nora"

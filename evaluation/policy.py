@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 
+from configs.building import canonical
+from configs.checks import check
 from configs.choices import Mode
-from configs.schema import TrainerConfig, canonical, check
+from configs.model import TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.whole_files import write_json, write_text, written_whole
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Trace, episode_name, from_row, key_of, to_row
 from evaluation.identity import Identity, difference, identity_of

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from configs.checks import check
 from configs.choices import Control
-from configs.schema import check
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import ACTION_DIM, GRIPPER_CLOSE, GRIPPER_OPEN, StageContext, digest
 from data_pipeline.data_splitter import SPLIT_FILE, load_split

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from configs.choices import Subset
+from configs.data import EnvConfig
 from configs.perturbation import Perturbation
-from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, SimulationUnstableError
 from data_pipeline.processes import die_with_parent
 from evaluation.episodes import EpisodeRequest, Shows

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 
 from configs.choices import Subset
-from configs.schema import EnvConfig, EvalConfig
+from configs.data import EnvConfig
+from configs.schema import EvalConfig
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.messages import Begin, Chunk, Describe, Description, Failed, Ready, Setup, Unusable, View
 from evaluation.worker_process import Task, WorkerProcess, start_worker

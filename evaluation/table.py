@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Mode, Subset
-from configs.schema import ConfigError
 from evaluation.episodes import EpisodeResult, Outcome
 from evaluation.identity import difference
 from evaluation.messages import PERTURBATION

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from configs.schema import ConfigError, check
+from configs.checks import ConfigError, check
 from data_pipeline.contract import EnvironmentProblem, Interrupted
 from experiment import secret
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from configs.checks import check
 from configs.choices import STUDY, Mode
-from configs.schema import check
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, making_base, results
 from experiment.cli import COMMANDS

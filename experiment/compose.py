@@ -18,8 +18,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from configs.building import build, canonical
+from configs.checks import ConfigError, check
 from configs.choices import Role
-from configs.schema import ConfigError, ExperimentConfig, PhaseSpec, Segment, build, canonical, check
+from configs.phases import PhaseSpec, Segment
+from configs.schema import ExperimentConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 _STANDARD_DEFAULTS = ["base", "_self_", {"preset": "nora_3b"}]

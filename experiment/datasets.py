@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from configs.checks import check
 from configs.choices import Subset
-from configs.schema import check
 from data_pipeline import demo_outcomes
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset

@@ -25,7 +25,7 @@ PACKAGES = {"torch": "", "transformers": "", "peft": "", "mujoco": "3.3.2", "rob
 
 _FRAME = """
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.sim.environment import LiberoEnv
 env = LiberoEnv(Subset.OBJECT, 0, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
 env.reset(seed=0, init_state=0)

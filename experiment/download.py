@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.checks import check
 from configs.choices import STUDY, Subset
-from configs.schema import check
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import NUM_TASKS, SUITE_OF, demo_file, parse_subset
 from data_pipeline.sim.assets import ASSETS_VARIABLE, DOWNLOAD_FOLDER, HUB_REPOSITORY, find_official

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.checks import ConfigError, check
 from configs.choices import Mode
-from configs.schema import ConfigError, check
 from experiment.flags import Parser
 
 if TYPE_CHECKING:

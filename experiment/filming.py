@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.building import build
+from configs.checks import ConfigError, check
 from configs.choices import Mode, Subset
-from configs.schema import ConfigError, EnvConfig, build, check
+from configs.data import EnvConfig
 from data_pipeline.contract import EnvironmentProblem
 from experiment.flags import Parser
 

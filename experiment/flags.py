@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Control
+from configs.data import AnnotatorConfig
 from configs.perturbation import Kind
-from configs.schema import AnnotatorConfig, ConfigError, EvalConfig
+from configs.schema import EvalConfig
 from data_pipeline.libero_utils import SUITE_OF
 
 REGENERATED_PX = 256

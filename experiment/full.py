@@ -7,8 +7,9 @@ import re
 from argparse import Namespace
 from pathlib import Path
 
+from configs.checks import check
 from configs.choices import Mode, Subset
-from configs.schema import ExperimentConfig, check
+from configs.schema import ExperimentConfig
 from configs.slices import FullCheckpoint
 from data_pipeline.libero_utils import SUITE_OF
 from evaluation.nora_statistics import NORA_HUB, entries_with, expected_horizon, typed_entries

@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.checks import ConfigError
 from configs.choices import Component, Subset
-from configs.schema import ConfigError
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store, environment_errors, file_sha256
 

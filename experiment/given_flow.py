@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, check
+from configs.checks import ConfigError, check
 from configs.slices import CodebookSlice, TokensSlice
 from data_pipeline.libero_utils import parse_subset
 from experiment.given import is_own

@@ -8,8 +8,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.checks import ConfigError, check
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError, ExperimentConfig, check
+from configs.schema import ExperimentConfig
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose, inspecting_flow, inspecting_reasoning

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from configs.checks import check, in_range
 from configs.choices import STUDY, Subset
-from configs.schema import check, in_range
 from data_pipeline.contract import AGENTVIEW, Annotation, EpisodeId
 from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from configs.checks import check, in_range
 from configs.choices import STUDY, Subset
-from configs.schema import ExperimentConfig, check, in_range
+from configs.schema import ExperimentConfig
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
 from experiment.datasets import data_for
 from experiment.flags import Parser

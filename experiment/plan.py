@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Control, Mode, Subset
-from configs.schema import BaseConfig, ConfigError, ExperimentConfig, TrainerConfig
+from configs.model import BaseConfig, TrainerConfig
+from configs.schema import ExperimentConfig
 from configs.slices import (
     AnnotateSlice,
     BaseSlice,

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.checks import ConfigError, check
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError, EnvConfig, ExperimentConfig, FlowConfig, check
+from configs.data import EnvConfig, FlowConfig
+from configs.schema import ExperimentConfig
 from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.checks import ConfigError, check
 from configs.choices import STUDY, Control, Mode, Subset
-from configs.schema import ConfigError, ExperimentConfig, check
+from configs.schema import ExperimentConfig
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset, parse_tasks, tasks_text
 from data_pipeline.sim.assets import check_objects

@@ -8,8 +8,10 @@ from argparse import Namespace
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from configs.checks import check
 from configs.choices import Subset
-from configs.schema import AnnotatorConfig, ExperimentConfig, TaskSelection, check
+from configs.data import AnnotatorConfig, TaskSelection
+from configs.schema import ExperimentConfig
 from configs.slices import RewordSlice
 from data_pipeline.llm_money import MESSAGE_TOKENS, OPENAI_URL, SCHEMA_TOKENS, Forecast, Ledger, Price, price_of
 from experiment.secret import Secret

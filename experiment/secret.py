@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NoReturn
 
-from configs.schema import ConfigError, ExperimentConfig, check
+from configs.checks import ConfigError, check
+from configs.schema import ExperimentConfig
 
 FLAGS = ("--llm-api-key", "--llm_api_key", "--api-key", "--api_key")
 NETWORK = "net"  # the kind of worker whose stages call paid services

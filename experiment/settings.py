@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.building import canonical
+from configs.checks import ConfigError, check, in_range
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError, ExperimentConfig, canonical, check, in_range
+from configs.schema import ExperimentConfig
 from data_pipeline.libero_utils import parse_subset
 from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from configs import schema
+from configs import building
 from experiment.secret import NETWORK
 
 KEY_LENGTH = 20  # hex digits of the sha256 that name a folder
@@ -112,7 +112,7 @@ class StageSpec:
         """The configuration slice as its dataclass."""
         if not self.config_class:
             return dict(self.config)
-        return schema.build(load(self.config_class), self.config)
+        return building.build(load(self.config_class), self.config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,8 @@ def make_node(stage: str, slug: str, config: Any, inputs: Mapping[str, StageNode
         version=kind.version,
         function=kind.function,
         config_class="" if isinstance(config, Mapping) else f"{cls.__module__}:{cls.__qualname__}",
-        config=schema.canonical(config, key_only=False),
-        key_config=schema.canonical(config),
+        config=building.canonical(config, key_only=False),
+        key_config=building.canonical(config),
         inputs={name: InputRef(node.stage, node.key) for name, node in sorted(inputs.items())},
     )
     return StageNode(spec, worker or kind.worker, dict(inputs))

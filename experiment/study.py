@@ -7,8 +7,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from configs.checks import check
 from configs.choices import Subset
-from configs.schema import check
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
 from experiment.flow_cost import flow_costs

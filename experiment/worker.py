@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageFailed
 from data_pipeline.processes import die_with_parent
 from experiment.stages import StageSpec

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.choices import Subset
-from configs.schema import CodebookConfig
+from configs.data import CodebookConfig
 from configs.slices import CodebookSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split

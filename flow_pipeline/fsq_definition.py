@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import canonical
+from configs.building import canonical
 from configs.slices import CodebookSlice
 from data_pipeline.contract import POINT_GRID
 from flow_pipeline.companding import COMPAND_SCALE_PX

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from configs.schema import canonical
+from configs.building import canonical
 from data_pipeline.contract import POINT_GRID, STATIC_CODE
 from flow_pipeline.companding import COMPAND_SCALE_PX, compand, expand
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import check
+from configs.checks import check
 from configs.slices import FlowSlice
 from data_pipeline.contract import AGENTVIEW, EpisodeId, StageContext, StageFailed
 from data_pipeline.raw_loader import Hdf5Source

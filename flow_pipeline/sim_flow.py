@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import Episode
 from data_pipeline.image_frame import ImageFrame, convert_flow, convert_image
 from data_pipeline.scene import Moment

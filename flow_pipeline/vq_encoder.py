@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from configs.schema import check
+from configs.checks import check
 from configs.slices import TokensSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, FlowTokens, StageContext
 from data_pipeline.flow_tokens import (

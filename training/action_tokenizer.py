@@ -19,7 +19,7 @@ import numpy as np
 from scipy.fft import dct, idct
 from tokenizers import Tokenizer, models, trainers
 
-from configs.schema import ConfigError, check
+from configs.checks import ConfigError, check
 from data_pipeline.contract import ACTION_DIM, EnvironmentProblem
 from data_pipeline.whole_files import write_text
 from training.action_alphabets import (

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import check
+from configs.checks import check
 from data_pipeline.contract import EnvironmentProblem
 
 TINY = "tiny"

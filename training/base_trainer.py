@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from configs.checks import check
 from configs.choices import Role
-from configs.schema import BaseConfig, OptimizerConfig, PhaseSpec, Segment, check
+from configs.model import BaseConfig, OptimizerConfig
+from configs.phases import PhaseSpec, Segment
 from configs.slices import BaseSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics, pooled_statistics
 from data_pipeline.contract import Episode, StageContext

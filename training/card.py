@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from configs.building import build, canonical
 from configs.choices import Subset
-from configs.schema import PhaseSpec, build, canonical
+from configs.phases import PhaseSpec
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.whole_files import write_text
 

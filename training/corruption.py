@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from configs.choices import Corruption
-from configs.schema import PhaseSpec, Segment
+from configs.phases import PhaseSpec, Segment
 from data_pipeline.contract import POINT_GRID, BoundingBox, Sample, StepReasoning
 from training.layout import sample_generator
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Annotation, Episode, EpisodeId, FlowTokens, Sample
 from data_pipeline.image_frame import policy_image

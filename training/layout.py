@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from configs.checks import ConfigError, check
 from configs.choices import Component, DropoutVariant, Role
-from configs.schema import ConfigError, PhaseSpec, Segment, check
+from configs.phases import PhaseSpec, Segment
 from data_pipeline.contract import STATIC_CODE, EpisodeId, Sample
 from training.reasoning_text import TAGS, render_reasoning
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from configs.schema import OptimizerConfig, TrainerConfig
+from configs.model import OptimizerConfig, TrainerConfig
 from data_pipeline.contract import Interrupted, StageContext
 from training.checkpoint import METRICS_FILE, restore, save
 from training.gradient import compute_gradient, forward

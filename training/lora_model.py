@@ -20,7 +20,9 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-from configs.schema import ConfigError, LoraConfig, PhaseSpec, check
+from configs.checks import ConfigError, check
+from configs.model import LoraConfig
+from configs.phases import PhaseSpec
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import EnvironmentProblem
 from training import action_tokenizer

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from configs.schema import TrainerConfig, check
+from configs.checks import check
+from configs.model import TrainerConfig
 from data_pipeline.contract import StageContext
 
 _LAUNCHED = "WORLD_SIZE"

@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import Regex, pre_tokenizers
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from configs.schema import check
+from configs.checks import check
 
 CONTROL_TOKENS = 22  # of Qwen2.5, after its text: the next id is the first that a base may add
 

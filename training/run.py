@@ -11,8 +11,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import Dataset
 
+from configs.checks import check
 from configs.choices import Role
-from configs.schema import OptimizerConfig, TrainerConfig, check
+from configs.model import OptimizerConfig, TrainerConfig
 from training.action_figures import ActionReader
 from training.flow_figures import FlowReader
 from training.network import Network

@@ -12,8 +12,8 @@ from functools import lru_cache, partial
 import numpy as np
 from torch.utils.data import Dataset
 
+from configs.checks import ConfigError
 from configs.choices import DropoutVariant, Role
-from configs.schema import ConfigError
 from training.batch import Batch, collate, shift_image
 from training.corruption import corrupted
 from training.dataset import TrainingData

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import ConfigError, ExperimentConfig, canonical, check
+from configs.building import canonical
+from configs.checks import ConfigError, check
+from configs.schema import ExperimentConfig
 from configs.slices import ShippedSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from training.base_folder import SCRATCH

@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from configs.schema import ModelConfig
+from configs.model import ModelConfig
 from training.layout import ACTION_TAG, END_TOKEN, FLOW_TAG, IMAGE_TOKEN, SYSTEM_PROMPT
 from training.reasoning_text import TAGS
 

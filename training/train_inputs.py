@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import ActionConfig, ConfigError, check
+from configs.checks import ConfigError, check
+from configs.model import ActionConfig
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import EpisodeId, FlowTokens, StageContext

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from configs.choices import Corruption, Role
-from configs.schema import PhaseSpec, ValidationConfig
+from configs.model import ValidationConfig
+from configs.phases import PhaseSpec
 from data_pipeline.contract import Sample
 from training.action_tokenizer import FastTokenizer
 from training.batch import Batch, collate

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError, EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, task_names, tasks_text
 from data_pipeline.sim import builtin_assets

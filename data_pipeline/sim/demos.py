@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import CAMERAS, EpisodeId, SimulationUnstableError, StageContext, StageFailed
 from data_pipeline.demo_outcomes import (

@@ -23,7 +23,7 @@ from libero.libero.envs.bddl_utils import get_problem_info  # noqa: E402
 from robosuite.utils.errors import RandomizationError  # noqa: E402
 
 from configs.choices import Subset  # noqa: E402
-from configs.schema import EnvConfig  # noqa: E402
+from configs.data import EnvConfig  # noqa: E402
 from data_pipeline import libero_utils  # noqa: E402
 from data_pipeline.contract import ACTION_DIM, GRIPPER_OPEN, EnvironmentProblem, SimulationUnstableError  # noqa: E402
 from data_pipeline.sim import assets, rendering  # noqa: E402

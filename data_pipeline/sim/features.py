@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import AGENTVIEW, POINT_GRID, EnvironmentProblem, Episode
 from data_pipeline.gripper_positions import is_visible, project
 from data_pipeline.image_frame import ImageFrame, convert_image, convert_points

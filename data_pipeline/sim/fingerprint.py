@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.sim.assets import AssetSet
 
 _PACKAGES = ("mujoco", "robosuite", "hf-libero", "bddl")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from configs.building import canonical
+from configs.checks import ConfigError
 from configs.perturbation import MAGNITUDES, Kind, Perturbation
-from configs.schema import ConfigError, EvalConfig, canonical
+from configs.schema import EvalConfig
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,27 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from configs import schema
+from configs import data, model, phases, schema
+from configs.building import build, canonical, not_in_key
+from configs.checks import ConfigError
 from configs.choices import Component, Corruption, DropoutVariant, Mode, Role, Subset
-from configs.schema import (
-    ActionConfig,
-    CodebookConfig,
-    ConfigError,
-    DataConfig,
-    EnvConfig,
-    EvalConfig,
-    ExperimentConfig,
-    FlowConfig,
-    LoraConfig,
-    ModelConfig,
-    PhaseSpec,
-    ReasoningDropout,
-    Segment,
-    TaskSelection,
-    build,
-    canonical,
-    not_in_key,
-)
+from configs.data import CodebookConfig, DataConfig, EnvConfig, FlowConfig, TaskSelection
+from configs.model import ActionConfig, LoraConfig, ModelConfig
+from configs.phases import PhaseSpec, ReasoningDropout, Segment
+from configs.schema import EvalConfig, ExperimentConfig
 from configs.slices import DemosSlice, EvaluateSlice, RegenerateSlice, RewordSlice
 
 PHASE: dict[str, Any] = {"name": "any", "segments": [{"role": "action", "source": "action"}]}
@@ -211,14 +199,15 @@ def test_canonical_refuses_what_has_no_plain_form() -> None:
 
 
 def every_dataclass() -> list[type]:
-    return [c for c in vars(schema).values() if isinstance(c, type) and dataclasses.is_dataclass(c)]
+    found = [c for module in (data, model, phases, schema) for c in vars(module).values()]
+    return [c for c in found if isinstance(c, type) and dataclasses.is_dataclass(c)]
 
 
 def test_every_setting_has_a_type_that_build_understands() -> None:
     """A field typed dict, list or Any would not be checked."""
     for cls in every_dataclass():
         assert cls.__dataclass_params__.frozen, cls  # type: ignore[attr-defined]
-        for name, hint in schema.typing.get_type_hints(cls).items():
+        for name, hint in typing.get_type_hints(cls).items():
             plain = getattr(hint, "__origin__", hint)
             is_enum = isinstance(plain, type) and issubclass(plain, Enum)
             known = plain in (int, float, str, bool, tuple) or is_enum or dataclasses.is_dataclass(plain)

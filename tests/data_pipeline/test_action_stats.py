@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from configs.checks import ConfigError
 from configs.choices import Normalization, Subset
-from configs.schema import ConfigError
 from data_pipeline.action_stats import ActionStatistics, floored_bounds, gripper_to_env, gripper_to_nora
 from data_pipeline.data_splitter import load_split
 from data_pipeline.raw_loader import Hdf5Source

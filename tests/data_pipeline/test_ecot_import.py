@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Component, Subset
-from configs.schema import ConfigError
 from data_pipeline.annotation_schema import check_annotations
 from data_pipeline.contract import BoundingBox, EpisodeId
 from data_pipeline.ecot_import import import_annotations, is_ours, read_tree

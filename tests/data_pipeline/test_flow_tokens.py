@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, FlowTokens
 from data_pipeline.flow_tokens import (
     check_flow_manifest,

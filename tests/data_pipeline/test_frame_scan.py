@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import AGENTVIEW, WRIST
 from data_pipeline.frame_scan import read_steps, scan_frames
 from data_pipeline.hdf5_layout import IMAGE_COMPRESSION

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError
 from data_pipeline import libero_utils
 
 

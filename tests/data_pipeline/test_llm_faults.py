@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from configs.schema import AnnotatorConfig, ConfigError
+from configs.checks import ConfigError
+from configs.data import AnnotatorConfig
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from data_pipeline.llm_annotator import LEDGER, demos_of, forecast, run_reword
 from data_pipeline.llm_checks import Reply

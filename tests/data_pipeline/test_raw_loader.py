@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Subset
-from configs.schema import ConfigError
 from configs.slices import OfficialSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem, EpisodeId, StageContext
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Look, Subset
-from configs.schema import ConfigError, EnvConfig
+from configs.data import EnvConfig
 from configs.slices import RegenerateSlice
 from data_pipeline.contract import (
     AGENTVIEW,

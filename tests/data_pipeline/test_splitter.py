@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from configs.slices import SplitSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from data_pipeline.data_splitter import (

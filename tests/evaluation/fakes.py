@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.choices import Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import EnvironmentProblem, SimulationUnstableError
 from evaluation.policy_api import Decision, Observation
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.choices import Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from tests.evaluation.fakes import NoTracker
 
 FACTORY = "tests.evaluation.oracle_world:ReachEnv"

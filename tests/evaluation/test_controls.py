@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from configs.choices import Control, Look, Mode, Subset
-from configs.schema import EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import ControlSlice
 from data_pipeline.contract import GRIPPER_OPEN, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

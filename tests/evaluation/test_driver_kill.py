@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Mode, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import StageContext
 from data_pipeline.libero_utils import MAX_STEPS
 from evaluation import film

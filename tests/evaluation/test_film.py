@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.building import canonical
 from configs.choices import Subset
-from configs.schema import EvalConfig, canonical
+from configs.schema import EvalConfig
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from evaluation import film
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, episode_name

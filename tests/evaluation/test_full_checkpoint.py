@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Mode, Subset
-from configs.schema import ActionConfig, ConfigError, EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import ActionConfig, TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import FullCheckpoint, FullSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import EnvironmentProblem

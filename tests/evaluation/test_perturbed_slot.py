@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Mode, Subset
-from configs.schema import EnvConfig, EvalConfig
+from configs.data import EnvConfig
+from configs.schema import EvalConfig
 from data_pipeline.sim.environment import LiberoEnv
 from evaluation.episodes import EpisodeKey, EpisodeRequest, make_protocol
 from evaluation.messages import PERTURBATION, Begin, View

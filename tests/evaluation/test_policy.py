@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from configs.checks import ConfigError
 from configs.choices import Mode, Subset
-from configs.schema import ConfigError, EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.generation import Generator, Request, Stream, Written, pad_left

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Mode, Subset
-from configs.schema import ConfigError, EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import EvaluateSlice, SplitSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.data_splitter import run_split

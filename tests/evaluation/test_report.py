@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from configs.slices import ReportSlice
 from data_pipeline.contract import StageContext
 from evaluation.episodes import NOTHING_DONE, EpisodeKey, EpisodeResult, Outcome, Protocol

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError
 from configs.slices import ReportSlice
 from data_pipeline.contract import StageContext
 from evaluation.episodes import EpisodeKey, EpisodeResult, Outcome, Protocol, to_row

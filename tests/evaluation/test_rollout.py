@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Mode, Subset
-from configs.schema import ConfigError, EvalConfig, TrainerConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
 from evaluation.libero_eval import Subject, evaluate

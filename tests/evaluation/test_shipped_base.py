@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Look, Stepping, Subset
-from configs.schema import ConfigError, EnvConfig, ExperimentConfig
+from configs.data import EnvConfig
+from configs.schema import ExperimentConfig
 from configs.slices import ShippedSlice
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

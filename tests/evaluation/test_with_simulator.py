@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from configs.choices import Look, Mode, Subset
-from configs.schema import EnvConfig, EvalConfig, TrainerConfig
+from configs.data import EnvConfig
+from configs.model import TrainerConfig
+from configs.schema import EvalConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.contract import Interrupted, StageContext
 from data_pipeline.libero_utils import MAX_STEPS

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from experiment import filming
 from experiment.cli import main

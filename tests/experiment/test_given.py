@@ -6,8 +6,9 @@ from dataclasses import replace
 import h5py
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Look, Subset
-from configs.schema import ConfigError, EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.annotation_schema import check_annotations
 from data_pipeline.contract import EnvironmentProblem
 from experiment import results

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import CodebookConfig, ConfigError, EnvConfig
+from configs.data import CodebookConfig, EnvConfig
 from configs.slices import CodebookSlice, FlowSlice, GridSlice, TokensSlice
 from data_pipeline.contract import EnvironmentProblem, EpisodeId, FlowTokens
 from data_pipeline.flow_tokens import load_flow_tokens, save_flow_tokens

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError, EnvConfig
+from configs.data import EnvConfig
 from configs.slices import FlowSlice, GridSlice, SplitSlice, TokensSlice
 from data_pipeline.flow_tokens import FLOW_TOKENS_JSON, made_of, save_flow_tokens
 from data_pipeline.raw_loader import Hdf5Source

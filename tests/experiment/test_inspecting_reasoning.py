@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from configs.choices import Subset
-from configs.schema import EvalConfig, FlowConfig
+from configs.data import FlowConfig
+from configs.schema import EvalConfig
 from experiment.cli import main
 from experiment.inspecting_reasoning import _inspect_one, _Tokens
 from tests.helpers.training_study import write_study

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import EpisodeId, StageContext
 from evaluation.oracle import Examination, Row

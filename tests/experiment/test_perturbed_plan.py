@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Subset
-from configs.schema import ConfigError, ExperimentConfig
+from configs.schema import ExperimentConfig
 from experiment import compose
 from experiment.plan import Places, Run, evaluate_node, evaluate_view, replay_node, train_node
 from experiment.resolve import DataSource

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import STUDY, Control, Subset
-from configs.schema import ConfigError
 from experiment import compose
 from experiment.plan import Data, Places, Run, control_node, replay_node, train_node
 from experiment.resolve import find_source, needed_subsets, resolve

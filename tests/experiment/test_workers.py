@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from configs.schema import ConfigError, ExecutorConfig
+from configs.checks import ConfigError
+from configs.schema import ExecutorConfig
 from experiment import compose, settings
 from experiment.flags import FLAGS, Parser
 

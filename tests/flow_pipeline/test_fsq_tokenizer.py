@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import CodebookConfig, ConfigError
+from configs.checks import ConfigError
+from configs.data import CodebookConfig
 from configs.slices import CodebookSlice
 from data_pipeline.contract import STATIC_CODE, EnvironmentProblem
 from flow_pipeline.codebook import fit_fsq

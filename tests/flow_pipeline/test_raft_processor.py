@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import FlowSlice
 from data_pipeline.contract import EnvironmentProblem, Episode, EpisodeId, StageContext, StageFailed
 from data_pipeline.packed import read_packed, write_packed

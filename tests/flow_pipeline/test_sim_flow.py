@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST
 from data_pipeline.image_frame import ImageFrame, convert_image
 from data_pipeline.scene import Moment

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Subset
-from configs.schema import CodebookConfig
+from configs.data import CodebookConfig
 from configs.slices import CodebookSlice, GridSlice, TokensSlice
 from data_pipeline.contract import EpisodeId, Interrupted, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split

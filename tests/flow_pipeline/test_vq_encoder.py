@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import STATIC_CODE, EnvironmentProblem
 from flow_pipeline.grid_tokenizer import LIMIT_PX, GridTokenizer
 from flow_pipeline.vq_encoder import TOKENIZER_FILE, load_tokenizer, save_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from configs.choices import Role, Subset
-from configs.schema import PhaseSpec, Segment
+from configs.phases import PhaseSpec, Segment
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE

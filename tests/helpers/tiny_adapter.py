@@ -11,7 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.choices import Role, Subset
-from configs.schema import LoraConfig, ModelConfig, PhaseSpec, Segment
+from configs.model import LoraConfig, ModelConfig
+from configs.phases import PhaseSpec, Segment
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.libero_utils import SUITE_OF
 from training import action_tokenizer

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem, StageFailed
 from experiment.stages import InputRef, StageNode, StageSpec
 

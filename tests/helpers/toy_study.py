@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import ConfigError, canonical
+from configs.building import canonical
+from configs.checks import ConfigError
 from configs.slices import RewordSlice
 from data_pipeline.contract import StageFailed
 from data_pipeline.demo_outcomes import FailedAttempt, Outcome, summarise

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from configs.choices import Look
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import EpisodeId
 from data_pipeline.scene import Goal, SceneTrack
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from configs.choices import Subset
-from configs.schema import ActionConfig, BaseConfig, LoraConfig, ModelConfig, OptimizerConfig, PhaseSpec, TrainerConfig
+from configs.model import ActionConfig, BaseConfig, LoraConfig, ModelConfig, OptimizerConfig, TrainerConfig
+from configs.phases import PhaseSpec
 from configs.slices import BaseSlice, TrainSlice
 from data_pipeline.contract import Annotation, BoundingBox, Episode, FlowTokens, StageContext, StepReasoning
 from data_pipeline.flow_tokens import FLOW_TOKENS_JSON, made_of, save_flow_tokens

@@ -88,7 +88,7 @@ def test_simulator_processes_never_load_model_libraries():
 import data_pipeline.ecot_annotator, data_pipeline.libero_regenerator, data_pipeline.sim.demos
 import evaluation.sim_worker, flow_pipeline.raft_processor
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.sim.environment import LiberoEnv
 env = LiberoEnv(Subset.OBJECT, 0, EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64))
 env.reset(seed=0, init_state=0)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.building import canonical
 from configs.choices import Subset
-from configs.schema import canonical
 from configs.slices import RewordSlice
 from data_pipeline.llm_annotator import LEDGER
 from data_pipeline.llm_money import Ledger
@@ -198,7 +198,7 @@ def test_a_wrong_key_stops_the_command_with_code_2_and_is_not_repeated_by_it(tmp
 STAGE = """
 import json, sys
 from pathlib import Path
-from configs.schema import build
+from configs.building import build
 from configs.slices import RewordSlice
 from data_pipeline.contract import StageContext
 from data_pipeline.llm_annotator import run_reword

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Role
-from configs.schema import PhaseSpec
+from configs.phases import PhaseSpec
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.flow_tokens import (
     FLOW_TOKENS_JSON,

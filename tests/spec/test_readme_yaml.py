@@ -2,8 +2,8 @@
 
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Role
-from configs.schema import ConfigError
 from experiment.compose import compose, find_phase
 
 BLOCK = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from configs.choices import Role
-from configs.schema import PhaseSpec
+from configs.phases import PhaseSpec
 from data_pipeline.contract import STATIC_CODE
 from experiment.compose import compose, find_phase
 from tests.training.test_layout import layout_of

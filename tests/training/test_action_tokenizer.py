@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from evaluation.decoding import ActionConstraint, CodeAutomaton
 from tests.helpers.tiny_adapter import HORIZON, fitted_actions, smooth_chunks, write_hub_fast

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from configs.checks import ConfigError
 from configs.choices import Corruption
-from configs.schema import ConfigError, PhaseSpec
+from configs.phases import PhaseSpec
 from data_pipeline.contract import BoundingBox, Sample
 from tests.helpers.tiny_adapter import ACTION, BASELINE, FLOW, TEXT, TEXT_FLOW_COT
 from tests.helpers.training_study import step_reasoning, write_study

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations

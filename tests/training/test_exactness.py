@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.schema import ConfigError, LoraConfig
+from configs.checks import ConfigError
+from configs.model import LoraConfig
 from data_pipeline.contract import EnvironmentProblem
 from experiment.training import run_train
 from tests.helpers.tiny_adapter import TEXT_FLOW_COT

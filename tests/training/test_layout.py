@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor
 
+from configs.checks import ConfigError
 from configs.choices import Component, DropoutVariant, Role, Subset
-from configs.schema import ConfigError, PhaseSpec, ReasoningDropout, Segment
+from configs.phases import PhaseSpec, ReasoningDropout, Segment
 from data_pipeline.contract import BoundingBox, EpisodeId, Sample, StepReasoning
 from tests.helpers.tiny_adapter import (
     ACTION,

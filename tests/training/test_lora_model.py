@@ -11,7 +11,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from configs.schema import ConfigError, LoraConfig, ModelConfig
+from configs.checks import ConfigError
+from configs.model import LoraConfig, ModelConfig
 from data_pipeline.contract import EnvironmentProblem
 from tests.helpers.tiny_adapter import (
     CORPUS,

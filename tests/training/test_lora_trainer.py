@@ -15,7 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from configs.schema import ConfigError, LoraConfig, OptimizerConfig, PhaseSpec, build
+from configs.building import build
+from configs.checks import ConfigError
+from configs.model import LoraConfig, OptimizerConfig
+from configs.phases import PhaseSpec
 from data_pipeline.contract import Interrupted, StageContext
 from experiment.training import run_train
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from configs.choices import Role
-from configs.schema import LoraConfig, PhaseSpec
+from configs.model import LoraConfig
+from configs.phases import PhaseSpec
 from data_pipeline.contract import STATIC_CODE
 from tests.helpers.library_inputs import library_inputs
 from tests.helpers.tiny_adapter import (

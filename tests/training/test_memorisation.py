@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from configs.choices import Role
-from configs.schema import ActionConfig, OptimizerConfig
+from configs.model import ActionConfig, OptimizerConfig
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.raw_loader import Hdf5Source

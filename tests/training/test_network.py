@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import PhaseSpec
+from configs.phases import PhaseSpec
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT
 from tests.training.test_layout import layout_of
 from tests.training.test_loss import adapted_model

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from transformers import AddedToken, Qwen2Tokenizer
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from tests.data_pipeline.test_annotator_golden import annotated
 from training.qwen_vocabulary import CONTROL_TOKENS, QwenVocabulary
 from training.reasoning_text import render_reasoning

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Subset
-from configs.schema import AnnotatorConfig, EnvConfig
+from configs.data import AnnotatorConfig, EnvConfig
 from configs.slices import AnnotateSlice
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.annotation_schema import check_annotations

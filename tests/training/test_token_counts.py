@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Component, Subset
-from configs.schema import PhaseSpec
+from configs.phases import PhaseSpec
 from data_pipeline.contract import Annotation, EpisodeId, StepReasoning
 from tests.helpers.tiny_adapter import TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import step_reasoning

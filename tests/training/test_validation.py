@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from configs.schema import ValidationConfig
+from configs.model import ValidationConfig
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import EpisodeId
 from data_pipeline.flow_tokens import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, SMALL, TEXT_COT, TEXT_FLOW_COT, write_tiny_adapter
 from training import lora_model
 from training.lora_model import LoadedPolicy, load_adapter

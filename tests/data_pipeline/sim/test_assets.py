@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from configs.schema import ConfigError
+from configs.checks import ConfigError
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.sim import assets, boot, builtin_assets, builtin_shapes
 from data_pipeline.sim.builtin_looks import STRETCHED, TURNED

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EpisodeId, StageContext, StageFailed
 from data_pipeline.demo_outcomes import FailedAttempt, Outcome, table

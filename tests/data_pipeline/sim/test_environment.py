@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.choices import STUDY, Look, Stepping, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import AGENTVIEW, CAMERAS, GRIPPER_CLOSE, SimulationUnstableError
 from data_pipeline.sim.environment import NO_OP, LiberoEnv
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from configs.slices import DemosSlice, RegenerateSlice
 from data_pipeline.contract import AGENTVIEW, EpisodeId, StageContext
 from data_pipeline.libero_regenerator import make_libero_env, run_regenerate

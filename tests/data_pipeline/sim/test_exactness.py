@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import AGENTVIEW, CAMERAS, Episode, EpisodeId
 from data_pipeline.gripper_positions import project
 from data_pipeline.image_frame import ImageFrame, convert_points

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.replay import noop_mask

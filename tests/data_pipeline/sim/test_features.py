@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import AnnotatorConfig, EnvConfig
+from configs.data import AnnotatorConfig, EnvConfig
 from configs.slices import AnnotateSlice, FlowSlice
 from data_pipeline.contract import AGENTVIEW, EnvironmentProblem, Episode, EpisodeId, Interrupted, StageContext
 from data_pipeline.ecot_annotator import run_annotate

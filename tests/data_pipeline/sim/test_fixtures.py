@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.replay import noop_mask
 from data_pipeline.sim.expert.expert import run_expert

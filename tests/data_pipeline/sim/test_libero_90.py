@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.choices import STUDY, Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import NUM_INIT_STATES, parse_tasks, tasks_text
 from data_pipeline.sim import assets

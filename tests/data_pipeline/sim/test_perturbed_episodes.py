@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
+from configs.data import EnvConfig
 from configs.perturbation import MAGNITUDES, Kind, Perturbation
-from configs.schema import EnvConfig
 from data_pipeline.contract import AGENTVIEW, WRIST, SimulationUnstableError
 from data_pipeline.sim import layout_shift
 from data_pipeline.sim.environment import LiberoEnv

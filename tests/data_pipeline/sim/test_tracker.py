@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.choices import STUDY, Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import GRIPPER_OPEN
 from data_pipeline.sim.expert.expert import expert_actions
 from data_pipeline.sim.expert.fixtures import open_drawer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.contract import EpisodeId
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.sim.demos import DemoJob

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs.choices import Look, Subset
-from configs.schema import EnvConfig
+from configs.data import EnvConfig
 from data_pipeline.ecot_annotator import names_in_picture
 from data_pipeline.ecot_words import unique_labels
 from data_pipeline.sim.environment import LiberoEnv
