@@ -58,11 +58,13 @@ class LoraConfig:
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    base_bits: int = added(16)  # 8, 4: those layers of the base are quantised while the adapter trains (QLoRA)
 
     def __post_init__(self) -> None:
         in_range("lora.rank", self.rank, 1, 1024)
         in_range("lora.alpha", self.alpha, 1)
         in_range("lora.dropout", self.dropout, 0, 0.99)
+        check(self.base_bits in (4, 8, 16), f"lora.base_bits={self.base_bits}; allowed: 4, 8, 16")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from typing import Any
 import peft
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, BitsAndBytesConfig, Qwen2_5_VLForConditionalGeneration
 
 from configs.checks import ConfigError, check
 from configs.model import LoraConfig
@@ -37,28 +38,60 @@ TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(ga
 """Full names of the adapted layers. Anchored: a list of suffixes would also hit the vision tower's MLP."""
 
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+IMAGE_FRAME = "rot180"
+"""Of the policy's image; see data_pipeline.image_frame."""
+
 _MISFITS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 
 # ------------------------------------------------------------------ the base
 
 
-def load_base(folder: Path, dtype: torch.dtype) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def load_base(
+    folder: Path, dtype: torch.dtype, bits: int = 16, device: str = "cpu"
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """Model (evaluation mode) and tokenizer of a model folder, in the key layout of transformers 4 or 5.
 
+    bits: 4 or 8 quantise the layers that LoRA adapts, on `device`; the vision tower and the head stay as they are.
     Asserts the tie where the configuration asks for it. Raises ConfigError where the weights are not those of the model
     class: missing ones would be random.
     """
     loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, output_loading_info=True, **_quantised(bits, dtype, device)
     )
     model, info = loaded
     wrong = [f"{what.partition('_')[0]} {sorted(map(str, info[what]))[0]}" for what in _MISFITS if info[what]]
     check(not wrong, f"{folder} holds no Qwen2.5-VL model as NORA is one: {'; '.join(wrong)}")
     model.eval()
+    if bits != 16:
+        _check_quantised(model)
     if model.config.tie_word_embeddings:
         assert model.lm_head.weight is model.get_input_embeddings().weight, "the head is not tied to the embeddings"
     return model, load_tokenizer(folder)
+
+
+def _quantised(bits: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Arguments of from_pretrained. What is skipped is named in full: `visual` alone matches nothing."""
+    if bits == 16:
+        return {}
+    config = BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["model.visual", "lm_head"],
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _check_quantised(model: Any) -> None:
+    """Exactly the layers that LoRA adapts."""
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    names = {name for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bitLt))}
+    wanted = {name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)}
+    assert names == wanted, f"quantised {len(names)} layers, LoRA adapts {len(wanted)}: {sorted(names ^ wanted)[:1]}"
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -123,8 +156,8 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: state[name].detach().cpu().contiguous() for name in sorted(state)}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_model.safetensors").chmod(0o644)  # safetensors leaves it to the owner alone
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    (folder / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
     _write_adapter_config(folder / "adapter_config.json", model)
     tokenizer.save_pretrained(folder)
     actions.save(folder / ACTION_TOKENIZER_FILE)
@@ -183,6 +216,7 @@ def load_adapter(
     key = BaseKey(folder.digest, device, dtype)
     loaded = warm.take(key, TARGETS, lambda: on_device(load_base(folder.path, dtype)[0], device))
     tokenizer = load_tokenizer(checkpoint)
+    _check_files(checkpoint, card, tokenizer)
     fit_embedding(loaded.model, len(tokenizer), seed=0)  # its new rows come from the adapter
     adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
     names: Any = adapted.base_model.targeted_module_names
@@ -234,6 +268,27 @@ def _find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
     if card.base.startswith(f"{TINY}:"):
         return locate_base(TINY, folder=Path(base))
     return locate_base(str(base))
+
+
+def _check_files(checkpoint: Path, card: AdapterCard, tokenizer: Any) -> None:
+    """What lies in the folder is what the card and the adapter's configuration say."""
+    text, copy_again = tokenizer_digest(tokenizer), "copy the whole checkpoint folder again"
+    check(
+        text == card.text_tokenizer,
+        f"{checkpoint / 'tokenizer.json'} ({text[:16]}) is not the one the adapter was trained with "
+        f"({card.text_tokenizer[:16]}, on its card); {copy_again}",
+    )
+    check(
+        card.image_frame == IMAGE_FRAME,
+        f"{checkpoint} was trained on images in the frame {card.image_frame!r}; policies here see {IMAGE_FRAME!r}",
+    )
+    said = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    with safe_open(checkpoint / ADAPTER_WEIGHTS, framework="pt") as weights:
+        ranks = {weights.get_slice(name).get_shape()[0] for name in weights.keys() if "lora_A" in name}  # noqa: SIM118
+    check(
+        ranks == {said},
+        f"{checkpoint}: adapter_config.json says rank {said}, the weights have {sorted(ranks)}; {copy_again}",
+    )
 
 
 def _check_base(card: AdapterCard, base: BaseFolder, checkpoint: Path) -> None:

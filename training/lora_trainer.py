@@ -23,6 +23,7 @@ from training.flow_figures import FlowReader
 from training.layout import role_weights
 from training.loop import fit
 from training.lora_model import (
+    IMAGE_FRAME,
     add_flow_tokens,
     attach_lora,
     load_base,
@@ -57,7 +58,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"
     frozen = torch.bfloat16 if half else torch.float32
     WARM_BASE.release()  # an evaluation's, if this process had one: training needs the memory
-    model, tokenizer = load_base(base.path, frozen)
+    model, tokenizer = load_base(base.path, frozen, config.lora.base_bits, str(accelerator.device))
     new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
     adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
     if accelerator.device.type == "cpu":
@@ -139,7 +140,7 @@ def _card(
         subset=config.subset,
         horizon=config.action.horizon,
         image_size=config.model.image_size,
-        image_frame="rot180",
+        image_frame=IMAGE_FRAME,
         system_prompt=config.model.system_prompt,
         num_flow_codes=num_flow,
         flow_tokenizer=digests[0] if digests else "",

@@ -142,6 +142,20 @@ def test_untied_embeddings_train_rows_in_both_matrices() -> None:
     assert sizes == [3 * SMALL.hidden] * 2
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_base_is_the_same_outside_the_adapted_layers(base: Path, bits: int) -> None:
+    """Seven layers per block, nothing of the vision tower, not the head; `load_base` checks the names."""
+    plain, quantised = load_base(base, FLOAT)[0], load_base(base, FLOAT, bits)[0]
+    kinds = {name: type(m).__name__ for name, m in quantised.named_modules() if "bit" in type(m).__name__}
+    assert len(kinds) == 7 * SMALL.layers
+    assert len(set(kinds.values())) == 1
+    kept = {n: p for n, p in plain.named_parameters() if n.removesuffix(".weight").removesuffix(".bias") not in kinds}
+    theirs = dict(quantised.named_parameters())
+    assert len(kept) > 20
+    assert all(torch.equal(value, theirs[name]) for name, value in kept.items())
+    assert quantised.lm_head.weight is quantised.get_input_embeddings().weight
+
+
 # ------------------------------------------------------------------ the checkpoint
 
 
@@ -202,6 +216,26 @@ def test_another_action_tokenizer_beside_the_weights_is_refused_with_both_values
         load_adapter(copied, adapter.base, "cpu", FLOAT)
     assert other.digest[:16] in str(refused.value)
     assert load_card(copied).action_tokenizer[:16] in str(refused.value)
+
+
+def test_another_text_tokenizer_frame_or_rank_is_refused_with_both_values(adapter: TinyAdapter, tmp_path: Path) -> None:
+    def changed(name: str, file: str, old: str, new: str) -> Path:
+        copied = shutil.copytree(adapter.checkpoint, tmp_path / name)
+        text = (copied / file).read_text()
+        assert old in text
+        (copied / file).write_text(text.replace(old, new))
+        return copied
+
+    rank = changed("rank", "adapter_config.json", '"r": 4', '"r": 8')
+    with pytest.raises(ConfigError, match=r"says rank 8, the weights have \[4\]"):
+        load_adapter(rank, adapter.base, "cpu", FLOAT)
+    frame = changed("frame", "adapter_card.json", '"rot180"', '"upright"')
+    with pytest.raises(ConfigError, match="'upright'; policies here see 'rot180'"):
+        load_adapter(frame, adapter.base, "cpu", FLOAT)
+    words = changed("words", "tokenizer.json", '"<flow_0>"', '"<flow_zero>"')
+    with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
+        load_adapter(words, adapter.base, "cpu", FLOAT)
+    assert load_card(words).text_tokenizer[:16] in str(refused.value)
 
 
 def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: TinyAdapter, tmp_path: Path) -> None:

@@ -206,6 +206,16 @@ def test_the_loss_of_every_role_falls(study: Study, phase: PhaseSpec) -> None:
         assert np.mean(curve[-5:]) < 0.95 * np.mean(curve[:3]), (key, curve)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_an_adapter_learns_on_a_quantised_base(study: Study, bits: int) -> None:
+    lora = LoraConfig(rank=8, alpha=32, dropout=0.0, base_bits=bits)
+    schedule = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
+    work = study.train(f"bits{bits}", TEXT_COT, steps=12, lora=lora, optimizer=schedule, reasoning_dropout_prob=0.0)
+    curve = [r["loss"] for r in rows(work)]
+    assert np.mean(curve[-4:]) < 0.95 * np.mean(curve[:3])
+    load_adapter(work / "checkpoint-final", study.inputs["base"] / "base", "cpu", torch.float32)
+
+
 def test_a_fourth_phase_is_data(study: Study) -> None:
     """Flow before text: no Python knows it."""
     segments = [
