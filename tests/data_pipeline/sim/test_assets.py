@@ -160,7 +160,8 @@ def test_the_first_import_asks_nothing_prints_nothing_and_stays_out_of_the_home(
     home.mkdir()
     code = (
         "import sys\n"
-        "from configs.schema import EnvConfig, Subset\n"
+        "from configs.choices import Subset\n"
+        "from configs.data import EnvConfig\n"
         "from data_pipeline.sim.environment import LiberoEnv\n"
         "env = LiberoEnv(Subset.GOAL, 7, EnvConfig(assets='builtin', resolution=64))\n"
         "env.reset(seed=0)\n"

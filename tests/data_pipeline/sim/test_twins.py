@@ -18,7 +18,7 @@ from data_pipeline.ecot_words import unique_labels
 from data_pipeline.sim.environment import LiberoEnv
 from data_pipeline.sim.features import Replayer
 from data_pipeline.templates import label
-from tests.data_pipeline.sim.test_exactness import episode
+from tests.data_pipeline.sim.test_feature_exactness import episode
 
 pytestmark = pytest.mark.sim
 
