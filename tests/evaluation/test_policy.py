@@ -74,7 +74,7 @@ def generator(loaded: LoadedPolicy, *, fixed_shapes: bool) -> Generator:
     return Generator(loaded.model, *parts, loaded.card.image_size, fixed_shapes=fixed_shapes)
 
 
-def library_inputs(loaded: LoadedPolicy, request: Request, tokens: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
+def forward_inputs(loaded: LoadedPolicy, request: Request, tokens: tuple[int, ...] = ()) -> dict[str, torch.Tensor]:
     ids = torch.tensor([[*request.prompt, *tokens]])
     return {
         "input_ids": ids,
@@ -96,7 +96,7 @@ def test_cached_decoding_equals_one_pass_over_the_whole_sequence(loaded: LoadedP
             stepped = [stream.start(rows, 64, 12), *(stream.append(column) for column in tokens.T)]
         for row, request in enumerate(rows):
             # The reference: the model's own forward on one unpadded row, as training calls it.
-            inputs = library_inputs(loaded, request, tuple(tokens[row].tolist()))
+            inputs = forward_inputs(loaded, request, tuple(tokens[row].tolist()))
             whole = loaded.model(**inputs).logits[0, len(request.prompt) - 1 :]
             assert len(whole) == len(stepped)
             for step in range(13):
@@ -148,7 +148,7 @@ class AsTheAutomatonSays:
 
 
 def by_the_library(loaded: LoadedPolicy, request: Request) -> tuple[int, ...]:
-    inputs, vocabulary = library_inputs(loaded, request), loaded.layout.vocabulary
+    inputs, vocabulary = forward_inputs(loaded, request), loaded.layout.vocabulary
     processor = AsTheAutomatonSays(loaded, len(request.prompt))
     ends = {"eos_token_id": vocabulary.end, "pad_token_id": vocabulary.pad, "max_new_tokens": 99, "do_sample": False}
     written = loaded.model.generate(**inputs, logits_processor=[processor], **ends)[0, len(request.prompt) :].tolist()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoProcessor
 
-from tests.helpers.library_inputs import library_inputs
+from tests.helpers.forward_inputs import forward_inputs
 from tests.helpers.tiny_adapter import BASELINE, SMALL, TEXT_COT
 from tests.training.test_layout import layout_of
 from training.batch import image_grid, patchify, shift_image
@@ -37,7 +37,7 @@ def test_without_token_types_the_model_would_place_image_tokens_in_a_row(base: P
     layout = layout_of(base, BASELINE)
     batch = StepInputs(data, layout, SamplingPlan(0, 2, 1, 1.0), 1)[0].batches[0]
     model, _ = load_base(base, torch.float32)
-    inputs = library_inputs(batch, layout.vocabulary)
+    inputs = forward_inputs(batch, layout.vocabulary)
     assert int(inputs["mm_token_type_ids"].sum()) == 2 * (SMALL.image_size // 28) ** 2
     with torch.no_grad():
         right = model.model(**inputs).last_hidden_state

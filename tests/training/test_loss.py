@@ -14,7 +14,7 @@ from configs.choices import Role
 from configs.model import LoraConfig
 from configs.phases import PhaseSpec
 from data_pipeline.contract import STATIC_CODE
-from tests.helpers.library_inputs import library_inputs
+from tests.helpers.forward_inputs import forward_inputs
 from tests.helpers.tiny_adapter import (
     ACTION,
     BASELINE,
@@ -79,7 +79,7 @@ def test_the_formula(base: Path) -> None:
     written = sequences(base, TEXT_FLOW_COT, [True, False, True])
     batch = batch_of(base, TEXT_FLOW_COT, written)
     loss = weighted_sum(role_shares(token_losses(Network(model), batch), role_totals(written)), WEIGHTS)
-    logits = model(**library_inputs(batch, layout_of(base, TEXT_FLOW_COT).vocabulary)).logits.log_softmax(-1)
+    logits = model(**forward_inputs(batch, layout_of(base, TEXT_FLOW_COT).vocabulary)).logits.log_softmax(-1)
     static = layout_of(base, TEXT_FLOW_COT).vocabulary.flow_start + STATIC_CODE
     expected = 0.0
     for number, role in enumerate(Role):

@@ -1,4 +1,4 @@
-"""A batch as the library's own forward pass takes it."""
+"""A batch as Qwen2_5_VLForConditionalGeneration.forward takes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from training.batch import Batch, image_grid, patchify
 from training.layout import Vocabulary
 
 
-def library_inputs(batch: Batch, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
-    """Arguments of Qwen2_5_VLForConditionalGeneration.forward."""
+def forward_inputs(batch: Batch, vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
+    """Its keyword arguments."""
     return {
         "input_ids": batch.input_ids,
         "attention_mask": (batch.input_ids != vocabulary.pad).long(),
