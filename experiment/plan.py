@@ -129,7 +129,14 @@ class Data:
         tasks = data.tasks.of(subset)
         if source.kind == EXPERT:
             config = DemosSlice(
-                subset, tasks, data.demos_per_task, data.seed, self.config.env, self.workers, data.transit_noise
+                subset=subset,
+                tasks=tasks,
+                episodes_per_task=data.demos_per_task,
+                seed=data.seed,
+                env=self.config.env,
+                workers=self.workers,
+                transit_noise=data.transit_noise,
+                style_spread=data.style_spread,
             )
             return make_node("demos", subset.value, config, {})
         files, paths = official_files(source, subset, tasks, self.places.store)

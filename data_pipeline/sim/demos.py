@@ -63,6 +63,7 @@ class DemoJob:
     part: Path  # its HDF5 file; the outcome beside it is written last and says that it is done
     env: EnvConfig
     transit_noise: float = 0.0
+    style_spread: float = 1.0
 
     @property
     def own_noise(self) -> float:
@@ -175,10 +176,13 @@ class Recorder:
         return images
 
 
-def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise: float = 0.0) -> Outcome:
+def make_demo(
+    env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise: float = 0.0, spread: float = 1.0
+) -> Outcome:
     """Try until the expert succeeds, at most MAX_ATTEMPTS times; write the success to `target`.
 
     noise: standard deviation of what disturbs the executed actions in transit; the recorded ones stay the expert's.
+    spread: how much the expert's ways differ between demonstrations, in [0, 1].
     """
     failed: list[FailedAttempt] = []
     for number in range(MAX_STARTS):
@@ -188,7 +192,7 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise
         if distance_m < MIN_START_DISTANCE_M:
             continue
         recorder = Recorder(env)
-        attempt = play(env, own_seed, MAX_STEPS[episode.subset], recorder, noise)
+        attempt = play(env, own_seed, MAX_STEPS[episode.subset], recorder, noise, spread)
         if attempt.success:
             record = recorder.record(state, own_seed, attempt.phases)
             write_demo(target, record)
@@ -208,14 +212,14 @@ def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise
     return Outcome((*failed, FailedAttempt(-1, near)), refused_starts=MAX_STARTS - len(failed))
 
 
-def play(env: LiberoEnv, seed: int, max_steps: int, recorder: Recorder, noise: float) -> Attempt:
+def play(env: LiberoEnv, seed: int, max_steps: int, recorder: Recorder, noise: float, spread: float) -> Attempt:
     """Let the start settle, then let the expert try. Where the physics blows up, the attempt has failed."""
     from data_pipeline.sim.expert.expert import Attempt, TransitNoise, run_expert
 
     disturbing = TransitNoise(noise, np.random.default_rng([seed, 2])) if noise else None
     try:
         env.settle(SETTLE_STEPS)
-        return run_expert(env, np.random.default_rng([seed, 1]), max_steps, recorder, disturbing)
+        return run_expert(env, np.random.default_rng([seed, 1]), max_steps, recorder, disturbing, spread)
     except SimulationUnstableError as problem:
         return Attempt(success=False, steps=0, reason=str(problem))
 
@@ -233,7 +237,9 @@ class DemoMaker:
         started = time.monotonic()
         hopeless = is_hopeless(job.part.parent)
         outcome = (
-            Outcome() if hopeless else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise)
+            Outcome()
+            if hopeless
+            else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise, job.style_spread)
         )
         write_json(job.outcome_file, {"outcome": asdict(outcome), "seconds": time.monotonic() - started})
 
@@ -288,6 +294,7 @@ def demo_jobs(config: DemosSlice, parts: Path) -> list[DemoJob]:
             parts / f"{task:02d}" / f"{demo:04d}.hdf5",
             config.env,
             config.transit_noise,
+            config.style_spread,
         )
         for task in config.tasks
         for demo in range(config.episodes_per_task)

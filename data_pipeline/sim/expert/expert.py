@@ -68,9 +68,9 @@ class Attempt:
 class Expert:
     """The expert of one episode that has settled, asked for one action at a time. The caller steps `env` in between."""
 
-    def __init__(self, env: LiberoEnv, rng: np.random.Generator) -> None:
+    def __init__(self, env: LiberoEnv, rng: np.random.Generator, spread: float = 1.0) -> None:
         self._env = env
-        self._hand = Hand(Scene(env), Style.sample(rng))
+        self._hand = Hand(Scene(env), Style.sample(rng, spread))
         self._actions = _play(self._hand)
 
     @property
@@ -98,13 +98,14 @@ def run_expert(
     max_steps: int,
     before_step: Callable[[np.ndarray], None] = lambda action: None,
     noise: TransitNoise | None = None,
+    spread: float = 1.0,
 ) -> Attempt:
     """Drive `env` from its present state until success, failure or `max_steps`.
 
     `before_step` is called with each action (float32 [7]) before it is executed; with `noise`, what is executed in
-    transit is that action disturbed.
+    transit is that action disturbed. spread: of the style, see `Style.sample`.
     """
-    expert, phases = Expert(env, rng), list[str]()
+    expert, phases = Expert(env, rng, spread), list[str]()
     for steps in range(max_steps):
         advice = expert.advise()
         if isinstance(advice, str):

@@ -42,11 +42,13 @@ class Style:
     grasp: tuple[float, float] = (0.0, 0.0)  # metres, added to a grasp across the fingers and in height
 
     @classmethod
-    def sample(cls, rng: np.random.Generator) -> Style:
-        """A moderate variation, within what a grasp tolerates."""
-        x, y = rng.uniform(-0.02, 0.02, 2)
-        across, up = rng.uniform(-0.003, 0.003), rng.uniform(-0.002, 0.002)
-        speed, approach = rng.uniform(0.85, 1.0), rng.uniform(0.08, 0.13)
+    def sample(cls, rng: np.random.Generator, spread: float = 1.0) -> Style:
+        """A moderate variation, within what a grasp tolerates; spread in [0, 1]: share of it, 0 gives Style()."""
+        plain = cls()
+        x, y = rng.uniform(-0.02, 0.02, 2) * spread
+        across, up = rng.uniform(-0.003, 0.003) * spread, rng.uniform(-0.002, 0.002) * spread
+        speed = rng.uniform(0.85, 1.0) * spread + plain.speed * (1 - spread)
+        approach = rng.uniform(0.08, 0.13) * spread + plain.approach * (1 - spread)
         return cls(float(speed), float(approach), (float(x), float(y)), (float(across), float(up)))
 
 
