@@ -41,7 +41,7 @@ STAGES: dict[str, StageKind] = {
     "flow": StageKind("flow_pipeline.raft_processor:run_flow", "sim", version=3, typical_s=40),
     "codebook": StageKind("flow_pipeline.codebook:run_codebook", "torch", version=2, typical_s=400),
     "tokens": StageKind("flow_pipeline.vq_encoder:run_tokens", "light", version=4, typical_s=3),
-    "base": StageKind("training.base_trainer:run_base", "torch", version=2, typical_s=240),
+    "base": StageKind("training.base_trainer:run_base", "torch", version=3, typical_s=240),
     "shipped": StageKind("training.shipped_base:run_shipped", "light", typical_s=1),
     "train": StageKind("experiment.training:run_train", "torch", version=3, typical_s=30),
     "evaluate": StageKind("evaluation.libero_eval:run_evaluate", "torch", version=3, typical_s=50),

@@ -1,8 +1,9 @@
 """Stage `base`: the tiny backbone with its tokenizers, trained in full on the training demonstrations of all subsets.
 
 The twelve adapters start from it: LoRA on a random base cannot learn. Two things stand for what a published base
-brings along: it acts (image and instruction -> action, no reasoning), and it knows the annotator's language (some steps
-have chains of thought to write before a grey image, so that nothing about a scene can be learned from them). One scale
+brings along: it acts (image and instruction -> action, most often without reasoning), and it knows the annotator's
+language. For that, some steps have chains of thought to write before a grey image, so that nothing about a scene can be
+learned from them, and as many to act after, of which only the actions are targets. One scale
 of actions and one action tokenizer serve all subsets; both lie in the folder, and the adapters on it use them. Same
 loop, same resume as the adapters.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from training.base_folder import SCRATCH
 from training.batch import collate
 from training.checkpoint import METRICS_FILE
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
-from training.layout import Layout, Span, flatten, role_weights, spans
+from training.layout import Layout, flatten, role_weights, spans
 from training.loop import fit
 from training.lora_model import load_base, make_layout
 from training.reasoning_text import render_reasoning
@@ -122,7 +124,7 @@ def _corpus(data: TrainingData) -> Iterator[str]:
 
 
 class BaseInputs(Dataset[StepInput]):
-    """Item `step`: a batch of actions, and every `language_every` steps one of language."""
+    """Item `step`: a batch of actions; every `language_every` steps also one of chains of thought."""
 
     def __init__(self, data: TrainingData, layout: Layout, base: BaseConfig) -> None:
         self._data, self._layout, self._base = data, layout, base
@@ -139,12 +141,11 @@ class BaseInputs(Dataset[StepInput]):
         chosen = numbers_of_step(
             step // self._base.language_every, self._base.seed + 1, self._base.language_batch, len(self._data)
         )
-        written = [flatten(self._reasoning_only(number)) for _, number in chosen]
-        size = self._data.frames.shape[1]
-        grey = np.full((len(written), size, size, 3), GREY, np.uint8)
-        return StepInput(
-            (*acting.batches, collate(written, grey, self._layout)), {**acting.totals, **role_totals(written)}
-        )
-
-    def _reasoning_only(self, number: int) -> tuple[Span, ...]:
-        return spans(self._layout, self._data.sample(number))[:2]
+        samples = [self._data.sample(number) for _, number in chosen]
+        written = [spans(self._layout, sample) for sample in samples]
+        thoughts = [flatten(parts[:2]) for parts in written]
+        acts = [flatten((*(replace(part, role=Role.PROMPT) for part in parts[:-1]), parts[-1])) for parts in written]
+        images = np.stack([np.full_like(samples[0].image, GREY)] * len(samples) + [s.image for s in samples])
+        extra = role_totals([*thoughts, *acts])
+        totals = {role: acting.totals.get(role, 0.0) + extra.get(role, 0.0) for role in {*acting.totals, *extra}}
+        return StepInput((*acting.batches, collate([*thoughts, *acts], images, self._layout)), totals)
