@@ -33,13 +33,13 @@ RECIPE = (
     f"model.base={SCRATCH}",
     "data.source=expert",
     "env.assets=builtin",
-    "data.demos_per_task=35",
+    "data.demos_per_task=50",
     "data.transit_noise=0.4",
     "data.seed=1000",
-    "base.steps=22000",
+    "base.steps=40000",
     "base.batch_size=16",
     "base.warmup_steps=100",
-    "base.language_every=8",
+    "base.language_every=4",
     "trainer.checkpoint_every=500",
 )
 """What differs from the preset; the command's own overrides come after it."""
