@@ -82,6 +82,16 @@ def test_a_hand_at_rest_still_does_no_noop():
     assert (actions[:8, 6] == GRIPPER_CLOSE).all()
 
 
+def test_the_style_spreads_as_far_as_asked():
+    assert Style.sample(np.random.default_rng(3), 0.0) == Style()
+    full, half = Style.sample(np.random.default_rng(3)), Style.sample(np.random.default_rng(3), 0.5)
+    assert full.speed != Style().speed
+    assert half.speed - Style().speed == pytest.approx((full.speed - Style().speed) / 2)
+    assert half.approach - Style().approach == pytest.approx((full.approach - Style().approach) / 2)
+    assert half.sideways == pytest.approx([value / 2 for value in full.sideways])
+    assert half.grasp == pytest.approx([value / 2 for value in full.grasp])
+
+
 VERBS = {"reach", "grasp", "lift", "carry", "lower", "release", "retreat", "retry", "open", "close", "turnon", "drag"}
 
 
