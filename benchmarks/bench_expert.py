@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 
 def measure(job: Job) -> dict[str, Any]:
     """Play a job. Runs in a process of its own."""
-    from data_pipeline.sim.demos import SETTLE_STEPS
+    from data_pipeline.sim.demonstration import SETTLE_STEPS
     from data_pipeline.sim.environment import LiberoEnv
     from data_pipeline.sim.expert.expert import run_expert
 

@@ -22,9 +22,10 @@ from data_pipeline.demo_outcomes import FailedAttempt, Outcome, table
 from data_pipeline.hdf5_reading import list_demos
 from data_pipeline.raw_loader import Hdf5Source, read_replay
 from data_pipeline.replay import noop_mask
-from data_pipeline.sim import demos
+from data_pipeline.sim import demonstration, demos
 from data_pipeline.sim.demo_files import task_info
-from data_pipeline.sim.demos import attempt_seed, demo_jobs, run_demos
+from data_pipeline.sim.demonstration import attempt_seed
+from data_pipeline.sim.demos import demo_jobs, run_demos
 
 ROOT = Path(__file__).parents[3]
 ENV = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64)
@@ -62,7 +63,7 @@ def fake(monkeypatch):
     def install(lost):
         tried = []
 
-        def make(env, episode, seed, target, noise):
+        def make(env, episode, seed, target, noise, spread):
             tried.append((episode.task_id, episode.demo))
             if tried[-1] in lost:
                 return LOST
@@ -108,12 +109,12 @@ def test_a_demonstration_that_cannot_be_made_is_listed(tmp_path, fake):
 
 def test_a_start_too_near_to_an_official_state_is_drawn_again(tmp_path, monkeypatch):
     distances = iter([0.0, 0.0019, 0.0021])
-    monkeypatch.setattr(demos, "sample_start", lambda env, seed: np.zeros(3))
-    monkeypatch.setattr(demos, "distance_to_official", lambda env, state: next(distances, 0.0))
-    monkeypatch.setattr(demos, "play", lambda *_: SimpleNamespace(success=False, reason="dropped it"))
+    monkeypatch.setattr(demonstration, "sample_start", lambda env, seed: np.zeros(3))
+    monkeypatch.setattr(demonstration, "distance_to_official", lambda env, state: next(distances, 0.0))
+    monkeypatch.setattr(demonstration, "play", lambda *_: SimpleNamespace(success=False, reason="dropped it"))
     episode = EpisodeId(Subset.GOAL, 7, 0)
-    outcome = demos.make_demo(None, episode, 3, tmp_path / "x")
-    assert outcome.refused_starts == demos.MAX_STARTS - 1
+    outcome = demonstration.make_demo(None, episode, 3, tmp_path / "x")
+    assert outcome.refused_starts == demonstration.MAX_STARTS - 1
     assert outcome.failed[0] == FailedAttempt(attempt_seed(episode, 3, 2), "dropped it")
     assert "63 of 64 sampled starts were refused" in outcome.failed[1].reason
 
@@ -190,8 +191,8 @@ def test_pictures_drawn_from_states_are_those_of_the_episode():
 
     env = LiberoEnv(Subset.GOAL, 7, ENV)  # the stove's flame comes and goes with the knob
     try:
-        demos.sample_start(env, 5)
-        env.settle(demos.SETTLE_STEPS)
+        demonstration.sample_start(env, 5)
+        env.settle(demonstration.SETTLE_STEPS)
         states, live = [], []
         for action in expert_actions(env, np.random.default_rng(5)):
             states.append(env.state())
@@ -227,7 +228,7 @@ def test_an_attempt_in_which_the_physics_blows_up_has_failed():
         def settle(self, steps):
             raise SimulationUnstableError("turn_on_the_stove: the simulation became unstable")
 
-    attempt = demos.play(Env(), 0, 300, demos.Recorder(Env()), noise=0.0)
+    attempt = demonstration.play(Env(), 0, 300, demonstration.Recorder(Env()), noise=0.0, spread=0.0)
     assert not attempt.success
     assert "became unstable" in attempt.reason
 
@@ -256,7 +257,7 @@ def test_no_demonstration_starts_from_an_official_state_and_all_replay_exactly(m
 
     work, outputs = made
     summary = json.loads((work / "demos.json").read_text())["tasks"]["turn_on_the_stove"]
-    assert summary["min_distance_to_official_m"] >= demos.MIN_START_DISTANCE_M
+    assert summary["min_distance_to_official_m"] >= demonstration.MIN_START_DISTANCE_M
     start = read_replay(work / outputs[0], 1)
     assert list(dict.fromkeys(start.expert_phases))[:3] == [f"{v} flat_stove_1" for v in ("reach", "grasp", "turnon")]
     env = LiberoEnv(Subset.GOAL, 7, ENV)
