@@ -8,8 +8,9 @@ from pathlib import Path
 
 from configs.checks import ConfigError
 from configs.choices import Component, Subset
+from experiment.files import environment_errors, file_sha256
 from experiment.stages import StageNode, stored_node
-from experiment.store import Store, environment_errors, file_sha256
+from experiment.store import Store
 
 ANNOTATIONS = "annotations.json"
 _AUTHORS = ("annotate", "reword")

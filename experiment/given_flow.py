@@ -11,9 +11,10 @@ from typing import Any
 from configs.checks import ConfigError, check
 from configs.slices import CodebookSlice, TokensSlice
 from data_pipeline.libero_utils import parse_subset
+from experiment.files import environment_errors
 from experiment.given import is_own
 from experiment.stages import StageNode, stored_node
-from experiment.store import Store, environment_errors
+from experiment.store import Store
 
 FLOW_TOKENS = ("flow_tokens.json", "flow_tokens.npz", "flow_tokenizer.safetensors")
 """What the stage `tokens` writes; the first is what a user names, the others lie beside it."""

@@ -15,10 +15,11 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose, inspecting_flow, inspecting_reasoning
 from experiment.datasets import data_for
+from experiment.files import environment_errors
 from experiment.plan import Data, expert_views
 from experiment.resolve import EXPERT, made_by_expert
 from experiment.settings import choice_of, places_of, read_overrides
-from experiment.store import Store, environment_errors
+from experiment.store import Store
 from experiment.study import Study, run_study
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from configs.schema import ExperimentConfig
 from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, demo_file
+from experiment.files import file_sha256, write_synced
 from experiment.stages import canonical_json
-from experiment.store import file_sha256, write_synced
 from experiment.views import NOTE_FILE
 from training.base_folder import SCRATCH, TINY
 

@@ -10,27 +10,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.contract import EnvironmentProblem, Interrupted, StageContext
+from data_pipeline.contract import Interrupted, StageContext
+from experiment.files import (
+    describe_file,
+    describe_files,
+    environment_errors,
+    file_sha256,
+    link_tree,
+    output_digest,
+    sync,
+    sync_tree,
+    write_synced,
+)
+from experiment.provenance import provenance
 from experiment.stages import StageSpec, canonical_json, digest, load
 
 MANIFEST = "manifest.json"
 EAGER_DIGEST_BYTES = 2_000_000  # files up to this size are verified by digest on every look, larger ones by size
 COPY_BYTES = 64_000_000  # imported files up to this size are copied, so that editing the original harms nothing
 LOCK_POLL_S = 0.2
-_ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 class Damaged(Exception):
@@ -202,7 +210,7 @@ class Store:
             link_tree(_inside(work, name), aside / name)
         files = describe_files(aside)
         manifest = Manifest(files=files, output=output_digest(files), seconds=round(seconds, 3), **described)
-        _sync_tree(aside)
+        sync_tree(aside)
         write_synced(aside / MANIFEST, canonical_json(asdict(manifest)) + "\n")
         target = self.entry(manifest.stage, manifest.key)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -212,7 +220,7 @@ class Store:
             if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             shutil.rmtree(aside)
-        _sync(target.parent)
+        sync(target.parent)
         shutil.rmtree(work, ignore_errors=True)
         return self._finished(manifest.stage, manifest.key)
 
@@ -222,7 +230,7 @@ class Store:
         Of a folder with an empty name, the files become `file/<key>/...` themselves.
         """
         with environment_errors():
-            files = describe_files(path) if path.is_dir() else {"": _describe_file(path)}
+            files = describe_files(path) if path.is_dir() else {"": describe_file(path)}
             key = digest({"name": name, "files": {rel: info["sha256"] for rel, info in files.items()}})[:20]
             if (found := self.whole("file", key)) is not None:
                 return key, found
@@ -246,93 +254,6 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Relative path -> {size, sha256} of every file below a folder, sorted."""
-    paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): _describe_file(p) for p in paths}
-
-
-def output_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One digest for a set of files: names and contents, nothing else."""
-    return digest({name: info["sha256"] for name, info in files.items()})
-
-
-def link_tree(source: Path, target: Path, *, copy_below: int = 0) -> None:
-    """Hard-link a file or a folder's files to `target` (which must not exist); copy across devices.
-
-    Files smaller than `copy_below` bytes are always copied.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        target.mkdir()
-        for child in sorted(source.iterdir()):
-            link_tree(child, target / child.name, copy_below=copy_below)
-        return
-    if source.stat().st_size >= copy_below:
-        try:
-            os.link(source, target)
-        except OSError as problem:
-            if problem.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                raise
-        else:
-            return
-    shutil.copyfile(source, target)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-@contextlib.contextmanager
-def environment_errors() -> Generator[None]:
-    """Turn a full, read-only or forbidden disk into EnvironmentProblem with the path."""
-    try:
-        yield
-    except OSError as problem:
-        if problem.errno not in _ENVIRONMENT_ERRNOS:
-            raise
-        raise EnvironmentProblem(
-            f"cannot write {problem.filename or 'the output directory'}: {problem.strerror}; free some space or name "
-            "another --output_dir, then run the same command again: finished stages are kept"
-        ) from problem
-
-
-@lru_cache
-def provenance() -> dict[str, str]:
-    """The code that ran: git commit (with `+dirty`) and the digest of uv.lock; empty where unknown."""
-    root = Path(__file__).resolve().parents[1]
-    lock = root / "uv.lock"
-    return {"commit": _git_commit(root), "lock": file_sha256(lock)[:16] if lock.exists() else ""}
-
-
-def _git_commit(root: Path) -> str:
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
-    known = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}  # no API key
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=False, env=known
-        ).stdout.strip()
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return ""
-
-
-def _describe_file(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": file_sha256(path)}
-
-
 def _inside(work: Path, name: str) -> Path:
     path = (work / name).resolve()
     if not path.is_relative_to(work.resolve()) or name in ("", ".", MANIFEST):
@@ -353,17 +274,3 @@ def _check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
             raise Damaged(f"{path} has {size} bytes instead of {info['size']}")
         if (verify or size <= EAGER_DIGEST_BYTES) and file_sha256(path) != info["sha256"]:
             raise Damaged(f"{path} does not have the content its manifest names")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)

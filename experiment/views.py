@@ -17,8 +17,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from experiment.files import environment_errors, file_sha256, link_tree, write_synced
 from experiment.stages import StageNode, canonical_json
-from experiment.store import Manifest, Store, environment_errors, file_sha256, link_tree, write_synced
+from experiment.store import Manifest, Store
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def test_full_disk_names_the_path(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
-    monkeypatch.setattr("experiment.store.os.link", full)
+    monkeypatch.setattr("experiment.files.os.link", full)
     store = Store(tmp_path / ".store")
     with pytest.raises(EnvironmentProblem, match="No space left"):
         run(store, node("a"))

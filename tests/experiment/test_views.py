@@ -97,7 +97,7 @@ def test_an_input_rebuilt_to_other_bytes_makes_its_dependents_stale(shown):
     (entry / "result.txt").write_text("99")
     import json
 
-    from experiment.store import describe_files, output_digest
+    from experiment.files import describe_files, output_digest
 
     (entry / "manifest.json").unlink()
     files = describe_files(entry)

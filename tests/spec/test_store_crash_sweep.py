@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from experiment.provenance import provenance
 from experiment.stages import topological
-from experiment.store import MANIFEST, Store, provenance
+from experiment.store import MANIFEST, Store
 from experiment.views import View, ViewState, publish, state
 from tests.helpers.crash_points import CRASH_EXIT, in_child
 from tests.helpers.toy_stages import node
