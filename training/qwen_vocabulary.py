@@ -1,7 +1,7 @@
 """Qwen's text vocabulary, read from `qwen.tiktoken`: how long texts are for a real base, without downloading one.
 
-The file is part of PyPI's `dashscope` (`pip download --no-deps dashscope`, unzip, dashscope/resources/qwen.tiktoken): a
-line per token, its bytes in base64 and its rank. Qwen2.5 has the same ranks as ids, then CONTROL_TOKENS.
+The file is part of PyPI's `dashscope` (dashscope/resources/qwen.tiktoken; the development environment has it): a line
+per token, its bytes in base64 and its rank. Qwen2.5 has the same ranks as ids, then CONTROL_TOKENS.
 """
 
 from __future__ import annotations

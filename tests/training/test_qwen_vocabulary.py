@@ -1,42 +1,24 @@
-"""Qwen's own vocabulary from qwen.tiktoken: merges, and with the real file the ids that NORA's checkpoint relies on.
-
-The real file: `NORA_ECOT_QWEN_TIKTOKEN=/path/to/qwen.tiktoken`, or an environment with PyPI's dashscope
-(`uv run --with dashscope pytest tests/training/test_qwen_vocabulary.py`).
-"""
+"""Qwen's own vocabulary from qwen.tiktoken: merges, and with the real file the ids that NORA's checkpoint relies on."""
 
 from __future__ import annotations
 
 import base64
-import importlib.util
-import os
 from pathlib import Path
 
 import pytest
-from transformers import AddedToken, Qwen2Tokenizer
 
 from configs.checks import ConfigError
 from tests.data_pipeline.test_annotator_golden import annotated
+from tests.helpers.qwen import qwen_file
 from training.qwen_vocabulary import CONTROL_TOKENS, QwenVocabulary
 from training.reasoning_text import render_reasoning
-from training.tiny_backbone import add_numbered_tokens
 
 DEFAULT_LIMIT = 512  # eval.max_new_tokens
 
 
-def real_file() -> Path | None:
-    found = importlib.util.find_spec("dashscope")
-    beside = Path(found.origin).parent / "resources" / "qwen.tiktoken" if found and found.origin else None
-    named = os.environ.get("NORA_ECOT_QWEN_TIKTOKEN")
-    path = Path(named) if named else beside
-    return path if path is not None and path.is_file() else None
-
-
 @pytest.fixture(scope="module")
 def qwen() -> QwenVocabulary:
-    path = real_file()
-    if path is None:
-        pytest.skip("qwen.tiktoken is not here: install PyPI's dashscope, or name the file in NORA_ECOT_QWEN_TIKTOKEN")
-    return QwenVocabulary.read(path)
+    return QwenVocabulary.read(qwen_file())
 
 
 def written(path: Path, tokens: list[bytes]) -> Path:
@@ -61,13 +43,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_first_action_token_is_noras(qwen: QwenVocabulary) -> None:
-    """By the path that the tiny base takes, too: text, then control tokens, then actions."""
     assert qwen.first_added_id == 151665
-    vocabulary = {f"t{rank}": rank for rank in range(len(qwen.ranks))}
-    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], eos_token="t0", pad_token="t0", unk_token="t0")
-    tokenizer.add_tokens([AddedToken(f"<|control_{n}|>", special=True) for n in range(CONTROL_TOKENS)])
-    add_numbered_tokens(tokenizer, "<robot_action_{}>", 3)
-    assert tokenizer.convert_tokens_to_ids("<robot_action_0>") == 151665
 
 
 @pytest.mark.parametrize(
