@@ -73,13 +73,13 @@ def fitted_actions(horizon: int = HORIZON, codes: int = CODES) -> FastTokenizer:
     return action_tokenizer.fit(smooth_chunks(500, horizon), horizon, scale=5.0, num_codes=codes)
 
 
-def write_hub_fast(folder: Path, scale: float = 5.0, min_token: int = -354) -> Path:
+def write_hub_fast(folder: Path, scale: float = 5.0, min_token: int = -354, num_codes: int = 400) -> Path:
     """A stand-in for FAST+'s data files: the same format, fitted on smooth random chunks. Returns the folder."""
     folder.mkdir(exist_ok=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=num_codes,
         min_frequency=2,
         initial_alphabet=[
             *pre_tokenizers.ByteLevel.alphabet(),
@@ -91,7 +91,7 @@ def write_hub_fast(folder: Path, scale: float = 5.0, min_token: int = -354) -> P
     grids = [action_tokenizer.quantise(chunk, scale) - min_token for chunk in smooth_chunks(500)]
     tokenizer.train_from_iterator(["".join(map(chr, grid)) for grid in grids], trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
-    values = {"scale": scale, "min_token": min_token, "vocab_size": tokenizer.get_vocab_size(), "action_dim": None}
+    values = {"scale": scale, "min_token": min_token, "vocab_size": num_codes, "action_dim": None}
     (folder / "processor_config.json").write_text(json.dumps(values))
     return folder
 
