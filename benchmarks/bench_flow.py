@@ -33,7 +33,7 @@ from configs.choices import RaftModel, Subset
 from configs.slices import RaftSlice
 from data_pipeline.contract import CAMERAS, POINT_GRID
 from data_pipeline.scene import Moment
-from experiment.resolve import cuda_devices
+from experiment.devices import cuda_devices
 from flow_pipeline.dis_flow import dis_chain
 from flow_pipeline.estimator import policy_frames
 from flow_pipeline.flow_field import FlowField

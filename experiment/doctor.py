@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from data_pipeline.contract import EnvironmentProblem
+from experiment.devices import cuda_devices
 from experiment.executors import worker_environment
-from experiment.resolve import cuda_devices
 from experiment.store import MANIFEST, Damaged, Store
 
 EXIT_ENVIRONMENT = 78

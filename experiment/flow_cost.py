@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from configs.slices import FlowSlice
+from experiment.devices import cuda_devices
 from experiment.progress import seconds_text
-from experiment.resolve import cuda_devices
 from experiment.rewording import demos_behind
 from experiment.stages import StageNode
 from experiment.store import Manifest, Store

@@ -36,7 +36,8 @@ from configs.slices import (
 )
 from data_pipeline.llm_money import price_of
 from data_pipeline.llm_prompts import PROMPT_VERSION
-from experiment.resolve import EXPERT, DataSource, official_files, raft_choice
+from experiment.known_files import official_files, raft_choice
+from experiment.resolve import EXPERT, DataSource
 from experiment.stages import StageNode, make_node
 from experiment.views import View
 from training.base_folder import TINY, TINY_BASES

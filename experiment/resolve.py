@@ -5,9 +5,7 @@ Nothing here imports torch or the simulator: `--dry-run` must answer at once.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +13,11 @@ from typing import Any
 
 from configs.checks import ConfigError, check
 from configs.choices import STUDY, Subset
-from configs.data import EnvConfig, FlowConfig
+from configs.data import EnvConfig
 from configs.schema import ExperimentConfig
-from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem
-from data_pipeline.libero_utils import SUITE_OF, demo_file
-from experiment.files import file_sha256, write_synced
-from experiment.stages import canonical_json
+from data_pipeline.libero_utils import SUITE_OF
+from experiment.devices import cuda_devices
 from experiment.views import NOTE_FILE
 from training.base_folder import SCRATCH, TINY
 
@@ -51,26 +47,6 @@ class Resolved:
     config: ExperimentConfig
     sources: Mapping[Subset, DataSource]
     decisions: tuple[str, ...]
-
-
-def cuda_devices() -> int:
-    """Number of CUDA devices that the driver shows this process; 0 without a driver."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
-        return 0
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
-
-
-def device_names() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES calls each device that this process sees."""
-    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return tuple(visible) if visible and cuda_devices() else tuple(str(i) for i in range(cuda_devices()))
 
 
 def resolve_preset(preset: str) -> tuple[str, str]:
@@ -183,49 +159,6 @@ def made_by_expert(folder: Path) -> bool:
     return note.is_file() and json.loads(note.read_text(encoding="utf-8")).get("demonstrations") == EXPERT
 
 
-def official_files(
-    source: DataSource, subset: Subset, tasks: Iterable[int], store: Path
-) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-    """Of the chosen tasks: (official name, sha256) of each file, and where it lies.
-
-    Raises EnvironmentProblem that names the missing ones.
-    """
-    from data_pipeline.hdf5_reading import task_files  # h5py and scipy: only where files are read
-
-    assert source.folder is not None
-    found, chosen = task_files(source.folder, subset), tuple(tasks)
-    missing = [demo_file(source.folder, subset, task) for task in chosen if task not in found]
-    if missing:
-        raise EnvironmentProblem(
-            f"{missing[0]} is missing ({len(missing)} of {len(chosen)} files of the chosen tasks); complete the "
-            f"download, choose tasks with data.tasks.{subset.value}=[...], or use data.source=expert"
-        )
-    digests = _DigestCache(store)
-    files = tuple((demo_file(source.folder, subset, task).name, digests.of(found[task])) for task in chosen)
-    digests.save()
-    return files, tuple(str(found[task]) for task in chosen)
-
-
-def raft_choice(flow: FlowConfig, store: Path) -> RaftSlice:
-    """Which RAFT: weights from a path are known by their content, bf16 is for a CUDA device alone.
-
-    Raises EnvironmentProblem where there is no file.
-    """
-    bf16 = flow.raft_bf16 and cuda_devices() > 0
-    if not flow.raft_weights:
-        return RaftSlice(flow.raft_model, bf16, "")
-    path = Path(flow.raft_weights).absolute()
-    if not path.is_file():
-        raise EnvironmentProblem(
-            f"flow.raft_weights={flow.raft_weights} is no file; name {flow.raft_model.value}'s state dict, leave it "
-            "out for torchvision's own download, or use flow.backend=sim or flow.backend=dis_chain"
-        )
-    digests = _DigestCache(store)
-    choice = RaftSlice(flow.raft_model, bf16, digests.of(path), str(path))
-    digests.save()
-    return choice
-
-
 def _candidates(subset: Subset, data_dir: Path) -> list[tuple[Path, bool]]:
     names = [f"libero_{subset.value}"]
     if SUITE_OF[subset] not in names:
@@ -278,27 +211,3 @@ def _of_first_file(source: DataSource, look: Callable[[Any], Any]) -> Any:
             return look(file["data"])
     except (OSError, KeyError) as problem:
         raise ConfigError(f"{path} is not a LIBERO demonstration file ({problem}); download it again") from problem
-
-
-class _DigestCache:
-    """sha256 of large files, remembered in the store by path, size and modification time."""
-
-    def __init__(self, store: Path) -> None:
-        self.path = store / "file_digests.json"
-        self.known: dict[str, str] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-        self.changed = False
-
-    def of(self, path: Path) -> str:
-        """Digest of a file's bytes."""
-        status = path.stat()
-        identity = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-        if identity not in self.known:
-            self.known[identity] = file_sha256(path)
-            self.changed = True
-        return self.known[identity]
-
-    def save(self) -> None:
-        """Keep what was computed."""
-        if self.changed:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_synced(self.path, canonical_json(self.known) + "\n")

@@ -47,7 +47,7 @@ def test_weights_are_keyed_by_content_not_by_path(tmp_path: Path) -> None:
 def test_network_and_number_format_are_in_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, keys: int
 ) -> None:
-    monkeypatch.setattr("experiment.resolve.cuda_devices", lambda: devices)
+    monkeypatch.setattr("experiment.known_files.cuda_devices", lambda: devices)
     own = ["flow.backend=raft"]
     settings = ([], ["flow.raft_model=raft_small"], ["flow.raft_bf16=false"])
     assert len({planned(tmp_path, *own, *chosen).key for chosen in settings}) == keys, "a CPU has float32 alone"
@@ -61,7 +61,7 @@ def test_bf16_of_a_cuda_device_and_float32_of_a_cpu_have_keys_of_their_own(
     weights.write_bytes(b"one")
     keys: set[str] = set()
     for devices in (0, 1):
-        monkeypatch.setattr("experiment.resolve.cuda_devices", lambda found=devices: found)
+        monkeypatch.setattr("experiment.known_files.cuda_devices", lambda found=devices: found)
         keys.add((raft(tmp_path, weights) if own_weights else planned(tmp_path, "flow.backend=raft")).key)
     assert len(keys) == 2
 
