@@ -12,21 +12,12 @@ from configs.choices import STUDY, Mode
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, making_base, results
 from experiment.cli import COMMANDS
+from experiment.data_stages import Data, expert_views
 from experiment.flags import FLAGS, Parser
 from experiment.given import annotations_given
 from experiment.given_flow import flow_tokens_given
-from experiment.plan import (
-    Data,
-    Places,
-    Result,
-    Run,
-    evaluate_node,
-    evaluate_view,
-    expert_views,
-    replay_node,
-    train_node,
-    train_view,
-)
+from experiment.places import Places, evaluate_view, train_view
+from experiment.plan import Result, Run, evaluate_node, replay_node, train_node
 from experiment.settings import choice_of, data_workers, places_of, prepare, required_subset
 from experiment.stages import StageNode
 from experiment.store import Store

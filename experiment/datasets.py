@@ -15,9 +15,10 @@ from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.metainfo import metainfo_name, read_metainfo, table
 from experiment import compose
+from experiment.data_stages import Data, expert_views
 from experiment.flags import REGENERATED_PX
 from experiment.given_flow import FLOW_TOKENS
-from experiment.plan import Data, demos_view, expert_views
+from experiment.places import demos_view
 from experiment.resolve import (
     EXPERT,
     OFFICIAL,

@@ -14,9 +14,9 @@ from configs.schema import ExperimentConfig
 from data_pipeline.libero_utils import SUITE_OF, parse_subset
 from data_pipeline.whole_files import write_text
 from experiment import compose, inspecting_flow, inspecting_reasoning
+from experiment.data_stages import Data, expert_views
 from experiment.datasets import data_for
 from experiment.files import environment_errors
-from experiment.plan import Data, expert_views
 from experiment.resolve import EXPERT, made_by_expert
 from experiment.settings import choice_of, places_of, read_overrides
 from experiment.store import Store

@@ -17,10 +17,10 @@ from configs.choices import STUDY, Subset
 from data_pipeline.contract import AGENTVIEW, EpisodeId, FlowTokens
 from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text
+from experiment.data_stages import Data, expert_views
 from experiment.datasets import data_for
 from experiment.files import environment_errors
 from experiment.given_flow import FLOW_TOKENS, flow_tokens_given
-from experiment.plan import Data, expert_views
 from experiment.resolve import flow_subsets
 from experiment.settings import choice_of, places_of
 from experiment.stages import StageNode

@@ -16,9 +16,9 @@ from configs.choices import STUDY, Subset
 from data_pipeline.contract import AGENTVIEW, Annotation, EpisodeId
 from data_pipeline.libero_utils import parse_subset
 from data_pipeline.whole_files import write_text
+from experiment.data_stages import Data, expert_views
 from experiment.datasets import data_for
 from experiment.files import environment_errors
-from experiment.plan import Data, expert_views
 from experiment.settings import choice_of, places_of
 from experiment.store import Store
 from experiment.study import Study, run_study

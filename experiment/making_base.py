@@ -19,8 +19,8 @@ from configs.choices import STUDY
 from configs.schema import ExperimentConfig
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.whole_files import write_json
+from experiment.data_stages import expert_views
 from experiment.datasets import data_for
-from experiment.plan import expert_views
 from experiment.settings import choice_of
 from experiment.stages import StageNode
 from experiment.store import Manifest, Store

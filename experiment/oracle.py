@@ -12,10 +12,10 @@ from configs.checks import check, in_range
 from configs.choices import STUDY, Subset
 from configs.schema import ExperimentConfig
 from data_pipeline.libero_utils import MAX_STEPS, parse_subset
+from experiment.data_stages import expert_views
 from experiment.datasets import data_for
 from experiment.flags import Parser
 from experiment.inspecting import entry_of, settings_of, split_as_staged, statistics_as_staged, subset_of
-from experiment.plan import expert_views
 from experiment.resolve import named_source, resolve
 from experiment.settings import choice_of, places_of
 from experiment.study import Study, run_study

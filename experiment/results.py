@@ -17,21 +17,10 @@ from data_pipeline.libero_utils import SUITE_OF, parse_subset, parse_tasks, task
 from data_pipeline.sim.assets import check_objects
 from experiment import compose
 from experiment.cli import typed_command
+from experiment.data_stages import Data, expert_views, shipped_node
 from experiment.full import check_none_given, full_checkpoint
-from experiment.plan import (
-    FULL,
-    Data,
-    Places,
-    Result,
-    Run,
-    control_node,
-    evaluate_node,
-    evaluate_view,
-    expert_views,
-    full_node,
-    replay_node,
-    shipped_node,
-)
+from experiment.places import Places, evaluate_view
+from experiment.plan import FULL, Result, Run, control_node, evaluate_node, full_node, replay_node
 from experiment.resolve import find_source, named_source
 from experiment.settings import choice_of, data_workers, places_of, prepare, short
 from experiment.stages import StageNode, stored_node

@@ -19,7 +19,7 @@ from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose
 from experiment.cli import typed_command
 from experiment.devices import device_names
-from experiment.plan import Places
+from experiment.places import Places
 from experiment.resolve import EXPERT, FindSource, Resolved, find_source, needed_subsets, resolve, resolve_preset
 from experiment.rewording import permission, secret_of
 from experiment.study import Choice, usable_cores

@@ -12,7 +12,8 @@ from configs.choices import Subset
 from experiment import rewording
 from experiment.executors import LocalExecutor, Outcome
 from experiment.flow_cost import flow_costs
-from experiment.plan import Places, Result, report_node, report_view
+from experiment.places import Places, report_view
+from experiment.plan import Result, report_node
 from experiment.progress import Display, display, seconds_text, times_text
 from experiment.secret import Secret
 from experiment.stages import STAGES, StageNode, stored_node, topological

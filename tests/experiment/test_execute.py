@@ -4,7 +4,8 @@ from pathlib import Path
 
 from configs.choices import STUDY, Subset
 from experiment import compose, settings
-from experiment.plan import Places, Run, evaluate_node, train_node
+from experiment.places import Places
+from experiment.plan import Run, evaluate_node, train_node
 from experiment.resolve import find_source, resolve
 from tests.experiment.test_workers import parse
 

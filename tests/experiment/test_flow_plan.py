@@ -10,8 +10,9 @@ import pytest
 from configs.choices import Subset
 from data_pipeline.contract import EnvironmentProblem
 from experiment import compose
+from experiment.data_stages import Data
 from experiment.flow_cost import flow_costs
-from experiment.plan import Data, Places
+from experiment.places import Places
 from experiment.resolve import DataSource
 from experiment.stages import StageNode
 from experiment.store import Manifest, Store

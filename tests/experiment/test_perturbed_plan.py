@@ -10,7 +10,8 @@ from configs.checks import ConfigError
 from configs.choices import Subset
 from configs.schema import ExperimentConfig
 from experiment import compose
-from experiment.plan import Places, Run, evaluate_node, evaluate_view, replay_node, train_node
+from experiment.places import Places, evaluate_view
+from experiment.plan import Run, evaluate_node, replay_node, train_node
 from experiment.resolve import DataSource
 from experiment.settings import variant
 from experiment.study import table_place

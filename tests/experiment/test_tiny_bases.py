@@ -10,7 +10,9 @@ import pytest
 from configs.checks import ConfigError
 from configs.choices import STUDY, Control, Subset
 from experiment import compose
-from experiment.plan import Data, Places, Run, control_node, replay_node, train_node
+from experiment.data_stages import Data
+from experiment.places import Places
+from experiment.plan import Run, control_node, replay_node, train_node
 from experiment.resolve import find_source, needed_subsets, resolve
 from experiment.stages import StageNode, topological
 
