@@ -58,7 +58,12 @@ def load_base(
     class: missing ones would be random.
     """
     loaded: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, output_loading_info=True, **_quantised(bits, dtype, device)
+        folder,
+        dtype=dtype,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told below, by name, instead of "see above"
+        **_quantised(bits, dtype, device),
     )
     model, info = loaded
     wrong = [f"{what.partition('_')[0]} {sorted(map(str, info[what]))[0]}" for what in _MISFITS if info[what]]

@@ -22,7 +22,7 @@ def write_full(folder: Path, action_codes: int, layout: int = 5) -> Path:
     tokenizer = build_tokenizer([*CORPUS] * 4, SMALL.text_vocab, action_codes)
     save_base(folder, build_model(build_config(tokenizer, SMALL), 0), tokenizer, SMALL)
     if layout == 4:
-        _as_transformers_4(folder)
+        as_transformers_4(folder)
     return folder
 
 
@@ -32,8 +32,8 @@ def write_statistics(path: Path, *keys: str) -> Path:
     return path
 
 
-def _as_transformers_4(folder: Path) -> None:
-    """The key names and the flat configuration that NORA's checkpoints were written with."""
+def as_transformers_4(folder: Path) -> None:
+    """Rewrite a model folder with the key names and the flat configuration that NORA's checkpoints came with."""
     weights = load_file(folder / "model.safetensors")
     old = {
         name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): value
