@@ -28,10 +28,9 @@ class FreeRunning:
     tokenizer: Any
     actions: FastTokenizer
     layout: Layout
-    batch_size: int
 
-    def __call__(self, prompts: Sequence[tuple[int, ...]], images: np.ndarray, most: int) -> list[Said]:
-        """Decode greedily, `batch_size` rows at a time. most: tokens of reasoning; 0: act at once."""
+    def __call__(self, prompts: Sequence[tuple[int, ...]], images: np.ndarray, most: int, rows: int) -> list[Said]:
+        """Decode greedily, so many rows at a time. most: tokens of reasoning; 0: act at once."""
         model = copy.deepcopy(self.adapted).merge_and_unload().eval()
         generator = Generator(
             model,
@@ -44,8 +43,8 @@ class FreeRunning:
         )
         requests = [Request(*pair) for pair in zip(prompts, images, strict=True)]
         out: list[Said] = []
-        for start in range(0, len(requests), self.batch_size):
-            part = requests[start : start + self.batch_size]
+        for start in range(0, len(requests), rows):
+            part = requests[start : start + rows]
             longest = max(len(request.prompt) for request in part)
             written = generator.generate(part, longest, think=most > 0, max_new_tokens=most)
             out += [Said(row.text, row.codes) for row in written]

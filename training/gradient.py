@@ -6,7 +6,6 @@ processes change what is computed, only the order of a sum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +32,10 @@ _SEEN = _RIGHT + 1
 _RIGHT_TAGS = _SEEN + 1
 _SEEN_TAGS = _RIGHT_TAGS + len(TAGS)
 _PLACES = _SEEN_TAGS + len(TAGS)
+_TOO_LARGE = (
+    ", and the global batch is never made smaller; set trainer.gradient_checkpointing=true, or use a device with more "
+    "memory"
+)
 
 
 @dataclass
@@ -65,10 +68,11 @@ def compute_gradient(run: Run, step_input: StepInput, seed: int) -> Measured:
             seen = _backward(run, step_input)
             break
         except torch.OutOfMemoryError:
-            run.rows = _fewer_rows(run.rows, step_input)
+            largest = max(len(batch.input_ids) for batch in step_input.batches)
+            run.rows = fewer_rows(min(run.rows or largest, largest), _TOO_LARGE)
         torch.cuda.empty_cache()
     if run.accelerator.num_processes > 1:
-        _add_up(seen, run.parameters.values())
+        _add_up(run, seen)
     sums: list[float] = seen.sums.tolist()
     means = {role: sums[number] for number, role in enumerate(ROLES) if role in step_input.totals}
     return Measured(means, _figures(run, seen, sums))
@@ -112,24 +116,25 @@ def _figures(run: Run, seen: _Seen, sums: list[float]) -> dict[str, float]:
     return out | (run.flow.figures(seen.flow) if run.flow is not None else {})
 
 
-def _fewer_rows(rows: int, step_input: StepInput) -> int:
-    largest = max(len(batch.input_ids) for batch in step_input.batches)
-    now = min(rows or largest, largest)
-    if now == 1:
-        raise EnvironmentProblem(
-            "one sample does not fit into the device's memory, and the global batch is never made smaller; "
-            "set trainer.gradient_checkpointing=true, or use a device with more memory"
-        )
-    return now // 2
+def fewer_rows(rows: int, remedy: str) -> int:
+    """Samples of the next attempt's pieces, after `rows` were too many. Raises EnvironmentProblem after one."""
+    if rows == 1:
+        raise EnvironmentProblem(f"one sample does not fit into the device's memory{remedy}")
+    return rows // 2
 
 
-def _add_up(seen: _Seen, parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Over all processes, in place; a parameter that only other processes used gets their gradient."""
+def _add_up(run: Run, seen: _Seen) -> None:
+    """Over all processes, in place; a parameter that only other processes used gets their gradient.
+
+    From here on all use the smallest pieces that one had to: a checkpoint holds one number for all.
+    """
     dist.all_reduce(seen.sums)
-    seen.actions = [entry for part in _gathered(seen.actions) for entry in part]
-    seen.flow = [entry for part in _gathered(seen.flow) for entry in part]
+    shown = _gathered((seen.actions, seen.flow, run.rows))
+    seen.actions = [entry for actions, _, _ in shown for entry in actions]
+    seen.flow = [entry for _, flow, _ in shown for entry in flow]
+    run.rows = min((rows for _, _, rows in shown if rows), default=0)
     kinds: dict[torch.dtype, list[torch.Tensor]] = {}
-    for parameter in parameters:
+    for parameter in run.parameters.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         kinds.setdefault(parameter.dtype, []).append(parameter.grad)

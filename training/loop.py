@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from configs.model import OptimizerConfig, TrainerConfig
 from data_pipeline.contract import Interrupted, StageContext
 from training.checkpoint import METRICS_FILE, restore, save
-from training.gradient import compute_gradient, forward
+from training.gradient import compute_gradient, fewer_rows, forward
 from training.layout import ROLES
 from training.run import Run
 from training.run_log import numbers, open_logs
@@ -32,6 +33,7 @@ from training.timing import TIMING_FILE, Timer
 from training.validation import Validation
 
 MAX_SKIPPED_IN_ROW = 10
+_NO_ROOM = " beside the copy of the model that measures held-out steps; validation.every=0 measures none"
 
 
 class TrainingDiverged(RuntimeError):
@@ -99,10 +101,20 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
 
 
 def validate(run: Run, validation: Validation) -> dict[str, float | None]:
-    """Figures of held-out steps; leaves the run as it was."""
+    """Figures of held-out steps, in smaller pieces where memory is short; leaves the run as it was.
+
+    Raises EnvironmentProblem where one sample does not fit.
+    """
     run.model.eval()
-    with torch.no_grad():
-        found = validation.measure(partial(forward, run))
+    rows = run.rows or validation.rows
+    while True:
+        try:
+            with torch.no_grad():
+                found = replace(validation, rows=rows).measure(partial(forward, run))
+            break
+        except torch.OutOfMemoryError:
+            rows = fewer_rows(rows, _NO_ROOM)
+        torch.cuda.empty_cache()
     run.model.train()
     return {name: _number(value) for name, value in found.items()}
 

@@ -94,10 +94,10 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
             data=held_out,
             layout=layout,
             config=config.validation,
-            batch_size=config.batch_size,
+            rows=config.batch_size,
             seed=config.seed,
             actions=actions,
-            act=instruments.actor(adapted, tokenizer, actions, layout, config.batch_size),
+            act=instruments.actor(adapted, tokenizer, actions, layout),
             flow=reader,
         )
         if len(held_out) and accelerator.is_main_process

@@ -42,15 +42,15 @@ class Said:
     codes: tuple[int, ...]  # of the action; they spell one chunk
 
 
-Act = Callable[[Sequence[tuple[int, ...]], np.ndarray, int], list[Said]]
-"""(prompts, images uint8 [N, S, S, 3], most tokens of reasoning; 0: act at once) -> what follows each prompt."""
+Act = Callable[[Sequence[tuple[int, ...]], np.ndarray, int, int], list[Said]]
+"""(prompts, images uint8 [N, S, S, 3], most tokens of reasoning; 0: act at once, rows at a time) -> what follows."""
 
 
 @dataclass(frozen=True)
 class Instruments:
     """What training cannot import: how a policy decodes, and what flow codes mean."""
 
-    actor: Callable[[Any, Any, FastTokenizer, Layout, int], Act]  # of (PeftModel, tokenizer, actions, layout, rows)
+    actor: Callable[[Any, Any, FastTokenizer, Layout], Act]  # of (PeftModel, tokenizer, actions, layout)
     decode: Decode | None  # None without flow, or of flow tokens that came without their tokenizer
 
 
@@ -64,7 +64,7 @@ class Validation:
     data: TrainingData  # of held-out demonstrations, at least one
     layout: Layout
     config: ValidationConfig  # steps are spread evenly; all of them where there are fewer
-    batch_size: int
+    rows: int  # samples of one forward pass
     seed: int  # of what takes the place of true parts
     actions: FastTokenizer
     act: Act
@@ -88,7 +88,7 @@ class Validation:
         silent = [spans(self.layout, sample, EVERYTHING) for sample in samples]
         out = {
             "test_action_loss_none": cost(silent)[0][Role.ACTION],
-            "test_action_error_none": error(self.act([row[0].ids for row in silent], images, 0)),
+            "test_action_error_none": error(self.act([row[0].ids for row in silent], images, 0, self.rows)),
         }
         if not opening_ids(self.layout):
             return out
@@ -114,8 +114,8 @@ class Validation:
         sequences = [flatten(row) for row in written]
         totals = role_totals(sequences)
         losses, codes = dict.fromkeys(totals, 0.0), list[FlowCodes]()
-        for start in range(0, len(sequences), self.batch_size):
-            part = slice(start, start + self.batch_size)
+        for start in range(0, len(sequences), self.rows):
+            part = slice(start, start + self.rows)
             tokens = forward(collate(sequences[part], images[part], self.layout))
             for role, share in role_shares(tokens, totals).items():
                 losses[role] += share.item()
@@ -127,7 +127,7 @@ class Validation:
         """What the model writes at each step; the first tag is given, as at test time."""
         opening = opening_ids(self.layout)
         most = int(ROOM * max(sum(len(span.ids) for span in reasoning) for _, *reasoning, _ in truth))
-        said = self.act([(*prompt.ids, *opening) for prompt, *_ in truth], images, most)
+        said = self.act([(*prompt.ids, *opening) for prompt, *_ in truth], images, most, self.rows)
         return [Said((*opening, *row.text), row.codes) for row in said]
 
     def _error(self, samples: Sequence[Sample], said: Sequence[Said]) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from peft import PeftModel
 
 from configs.model import ValidationConfig
 from data_pipeline.action_stats import ActionStatistics
-from data_pipeline.contract import EpisodeId
+from data_pipeline.contract import EnvironmentProblem, EpisodeId
 from data_pipeline.flow_tokens import (
     FLOW_TOKENS_JSON,
     FLOW_TOKENS_NPZ,
@@ -22,12 +24,15 @@ from data_pipeline.flow_tokens import (
     save_flow_tokens,
 )
 from evaluation.free_running import FreeRunning
-from evaluation.generation import Request
+from evaluation.generation import Generator, Request, Written
 from tests.evaluation.test_policy import generator
 from tests.helpers.tiny_adapter import BASELINE, TEXT_FLOW_COT
 from tests.helpers.training_study import Study, write_study
+from training import gradient
+from training.batch import Batch
 from training.layout import inference_prefix, opening_ids
 from training.lora_model import fit_embedding, load_adapter, load_base, load_tokenizer
+from training.loss import TokenLosses
 from training.train_inputs import load_data
 
 OFTEN = ValidationConfig(every=2, samples=6)
@@ -95,6 +100,45 @@ def test_held_out_demonstrations_are_those_of_the_split_that_the_sidecars_know(h
     assert [str(e.id) for e in load_data(config, fewer, statistics)[1].episodes] == split["test"][1:]
 
 
+def test_short_memory_measures_the_same_in_smaller_pieces(
+    held_out: Study, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that training has, and measuring lacks: the figures are the same, and so is the training."""
+    asked: list[int] = []
+    forward, generate = gradient.token_losses, Generator.generate
+
+    def limited(count: int) -> None:
+        asked.append(count)
+        if count > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def losses(network: Any, batch: Batch) -> TokenLosses:
+        if not network._model.training:
+            limited(len(batch.input_ids))
+        return forward(network, batch)
+
+    def written(self: Generator, requests: Sequence[Request], *rest: Any, **named: Any) -> list[Written]:
+        limited(len(requests))
+        return generate(self, requests, *rest, **named)
+
+    monkeypatch.setattr(gradient, "token_losses", losses)
+    monkeypatch.setattr(Generator, "generate", written)
+    work = held_out.train("short_of_memory", TEXT_FLOW_COT, steps=3, validation=OFTEN)
+    assert max(asked) > 2
+    assert [row | figures(other) for row, other in zip(rows(work), rows(trained), strict=True)] == rows(trained)
+    for found, wanted in zip(rows(work), rows(trained), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_sample_that_cannot_be_measured_names_the_remedy(held_out: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*anything: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Generator, "generate", full)
+    with pytest.raises(EnvironmentProblem, match=r"validation\.every=0"):
+        held_out.train("no_room", BASELINE, steps=2, validation=OFTEN)
+
+
 def test_what_it_writes_is_what_the_policy_writes(held_out: Study, trained: Path) -> None:
     """A merged copy of the model in training decodes as the saved adapter does, and the model stays as it was."""
     folder, base = trained / "checkpoint-final", held_out.inputs["base"] / "base"
@@ -104,10 +148,10 @@ def test_what_it_writes_is_what_the_policy_writes(held_out: Study, trained: Path
     fit_embedding(model, len(tokenizer), 0)
     adapted = PeftModel.from_pretrained(model, str(folder))
     before = {name: value.clone() for name, value in adapted.state_dict().items()}
-    act = FreeRunning(adapted, tokenizer, loaded.action_tokenizer, loaded.layout, 2)
+    act = FreeRunning(adapted, tokenizer, loaded.action_tokenizer, loaded.layout)
     prompt = (*inference_prefix(loaded.layout, "pick up the soup"), *opening_ids(loaded.layout))
     images = np.random.default_rng(0).integers(0, 256, (3, 56, 56, 3), dtype=np.uint8)
-    said = act([prompt] * 3, images, 12)
+    said = act([prompt] * 3, images, 12, 2)
     assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
     theirs = generator(loaded, fixed_shapes=False).generate(
         [Request(prompt, image) for image in images], len(prompt), think=True, max_new_tokens=12
