@@ -15,8 +15,8 @@ from pathlib import Path
 
 from data_pipeline.contract import EnvironmentProblem
 from experiment.devices import cuda_devices
-from experiment.executors import worker_environment
 from experiment.store import MANIFEST, Damaged, Store
+from experiment.worker_handle import worker_environment
 
 EXIT_ENVIRONMENT = 78
 MIN_FREE_GB = 5

@@ -11,8 +11,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,19 +23,11 @@ from experiment.secret import NETWORK, Secret
 from experiment.stages import StageNode
 from experiment.store import Store
 from experiment.worker import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from experiment.worker_handle import Worker, start_worker
 
-ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.25
-RETIRE_S = 10.0  # for an idle worker to close its simulators
 MODELS = "torch"  # the kind of worker that uses a CUDA device, where there are some
 LOG_TAIL_LINES = 12
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads slow a shared core down sixty times
-    "LP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUNBUFFERED": "1",
-}
 
 
 @dataclass(frozen=True)
@@ -65,57 +55,6 @@ class Outcome:
             return EXIT_INTERRUPTED
         codes = {failure.code for failure in self.failures}
         return next((code for code in (EXIT_FAILED, EXIT_ENVIRONMENT, EXIT_USAGE) if code in codes), 0)
-
-
-@dataclass(eq=False)
-class Worker:
-    """One child process and what it does now."""
-
-    kind: str
-    process: subprocess.Popen[str]
-    events: int  # read end of its pipe
-    device: str = ""  # of CUDA
-    buffer: bytes = b""
-    node: StageNode | None = None
-    started: float = 0.0
-    last_event: dict[str, Any] = field(default_factory=dict[str, Any])
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it waits for a stage (and has not been told to end)."""
-        assert self.process.stdin is not None
-        return self.node is None and not self.process.stdin.closed
-
-    def send(self, store: Store, node: StageNode, log: Path) -> None:
-        """Start a stage in it."""
-        self.node, self.started, self.last_event = node, time.monotonic(), {}
-        request = {"store": str(store.root), "spec": node.spec.to_json(), "log": str(log)}
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died while idle; its pipe ends too, and the stage is retried
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-
-    def retire(self) -> None:
-        """Let an idle worker end."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-
-    def end(self) -> None:
-        """An idle worker gets the time to close what it holds; any other is killed."""
-        self.retire()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=0 if self.node else RETIRE_S)
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-
-    def signal(self, number: int) -> None:
-        """Signal the worker, or with SIGKILL its whole session."""
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:
-                os.killpg(self.process.pid, number)
-            else:
-                self.process.send_signal(number)
 
 
 class LocalExecutor:
@@ -206,25 +145,10 @@ class LocalExecutor:
         self.display.line(f"{self.board.headline()} start {node.label}")
 
     def _spawn(self, kind: str) -> Worker:
-        reader, writer = os.pipe()
-        command = [sys.executable, "-P", "-m", "experiment.cli", "worker"]
-        command += ["--kind", kind, "--events-fd", str(writer), "--parent", str(os.getpid())]
         device = self.free_devices.pop(0) if kind == MODELS and self.free_devices else ""
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            pass_fds=(writer,),
-            start_new_session=True,
-            text=True,
-            env={
-                **self.secret.environment(worker_environment(), kind),
-                **({"CUDA_VISIBLE_DEVICES": device} if device else {}),
-            },
-        )
-        os.close(writer)
-        worker = Worker(kind, process, reader, device)
+        worker = start_worker(kind, device, self.secret)
         self.workers.append(worker)
-        self.selector.register(reader, selectors.EVENT_READ, worker)
+        self.selector.register(worker.events, selectors.EVENT_READ, worker)
         return worker
 
     def _retire_unneeded(self) -> None:
@@ -347,9 +271,3 @@ def log_path(store: Store, node: StageNode) -> Path:
     """Where a stage's prints go."""
     name = "-".join(part for part in (node.stage, node.spec.slug.replace("/", "-"), node.key) if part)
     return store.root / "logs" / f"{name}.log"
-
-
-def worker_environment() -> dict[str, str]:
-    """The driver's environment, with the thread settings of single-threaded stages and this checkout importable."""
-    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, **WORKER_ENVIRONMENT, "PYTHONPATH": path}
