@@ -15,7 +15,7 @@ from configs.data import EnvConfig
 from data_pipeline import libero_utils
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.sim import assets
-from data_pipeline.sim.boot import boot, libero_root, quiet, read_init_states
+from data_pipeline.sim.boot import boot, libero_root, quiet
 
 FACTORY = "benchmarks.reference_env:ReferenceEnv"
 RESOLUTION = 256  # pixels, square: both scripts ask for it
@@ -44,12 +44,14 @@ class ReferenceEnv:
         import libero.libero as libero_package  # after boot: its first import asks questions
         from libero.libero.envs import OffScreenRenderEnv
 
+        from data_pipeline.sim.problem import official_init_states
+
         package: Any = libero_package
         package._assets_path_cache = str(assets.resolve(config.assets).path)
         self.task_name = libero_utils.task_names(subset)[task_id]
         self.instruction = libero_utils.instruction(self.task_name)
         suite = libero_utils.SUITE_OF[subset]
-        self._states = read_init_states(libero_root() / "init_files" / suite / f"{self.task_name}.pruned_init")
+        self._states = official_init_states(subset, self.task_name)
         bddl = libero_root() / "bddl_files" / suite / f"{self.task_name}.bddl"
         with quiet():
             self._env: Any = OffScreenRenderEnv(

@@ -7,19 +7,14 @@ observations are read off the state after a step, not sampled during it; excepti
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
-from data_pipeline.sim.boot import boot, libero_root, quiet, read_init_states
+from data_pipeline.sim.boot import boot, quiet
 
 boot()  # the imports below read the environment variables that it sets
 
-import libero.libero as libero_package  # noqa: E402
 import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
-import robosuite  # noqa: E402
-from libero.libero.envs import TASK_MAPPING  # noqa: E402
-from libero.libero.envs.bddl_utils import get_problem_info  # noqa: E402
 from robosuite.utils.errors import RandomizationError  # noqa: E402
 
 from configs.choices import Subset  # noqa: E402
@@ -31,13 +26,14 @@ from data_pipeline.sim.fingerprint import fingerprint  # noqa: E402
 from data_pipeline.sim.hand_contacts import HandContacts  # noqa: E402
 from data_pipeline.sim.milestones import Tracker  # noqa: E402
 from data_pipeline.sim.perturbation import Unperturbed  # noqa: E402
+from data_pipeline.sim.problem import build_problem, compiled_poses, official_init_states  # noqa: E402
 from data_pipeline.sim.rendering import Camera, Renderer  # noqa: E402
+from data_pipeline.sim.robot_state import robot_state  # noqa: E402
 from data_pipeline.sim.stepping import Stepper  # noqa: E402
 
 NO_OP = np.array([0.0] * (ACTION_DIM - 1) + [GRIPPER_OPEN])
 """Stay where you are, gripper open."""
 
-_CONTROL_FREQUENCY_HZ = 20
 _PLACEMENT_ATTEMPTS = 20
 _WARNING = mujoco.mjtWarning
 _BLOWN_UP = [_WARNING.mjWARN_BADQPOS.value, _WARNING.mjWARN_BADQVEL.value, _WARNING.mjWARN_BADQACC.value]
@@ -51,8 +47,8 @@ class LiberoEnv:
         self.task_name: str = libero_utils.task_names(subset)[task_id]
         self.instruction: str = libero_utils.instruction(self.task_name)
         self.assets = assets.resolve(config.assets)
-        self.raw: Any = _build(str(assets.bddl_file(subset, self.task_name)), self.assets)
-        self._init_states = read_init_states(_init_file(subset, self.task_name))
+        self.raw: Any = build_problem(str(assets.bddl_file(subset, self.task_name)), self.assets)
+        self._init_states = official_init_states(subset, self.task_name)
         self.model: mujoco.MjModel = self.raw.sim.model._model  # robosuite wraps it, field by field
         self.data: mujoco.MjData = self.raw.sim.data._data
         self.goal: tuple[tuple[str, ...], ...] = tuple(
@@ -64,9 +60,8 @@ class LiberoEnv:
         self.fixture_names: tuple[str, ...] = tuple(self.raw.fixtures_dict)
         self.held_goals: tuple[bool, ...] = ()  # which predicates of `goal` the last step left true
         self._fixtures = {name: self.body_of(name) for name in self.fixture_names}
-        self._pristine_poses = self.model.body_pos.copy(), self.model.body_quat.copy()
+        self._pristine_poses = compiled_poses(self.raw, self.model, self._fixtures.values())
         self._unperturbed = Unperturbed(self.model)
-        self._restore_compiled_poses()
         self._stepper = Stepper(self.raw, config.stepping)
         self._contacts = HandContacts(self.model, self._robot.gripper, list(map(self.geoms_of, self.object_names)))
         self._renderer: Renderer | None = None
@@ -234,17 +229,8 @@ class LiberoEnv:
         return np.concatenate([extras["ee_states"], extras["gripper_states"]]).astype(np.float32)
 
     def observation_extras(self) -> dict[str, np.ndarray]:
-        """float64 arrays named as in LIBERO's HDF5: ee_pos [3], ee_ori [3], ee_states [6], gripper_states [2],
-        joint_states [7]."""
-        position = self.grip_site_position()
-        orientation = _axis_angle(self.data.body(self._robot.robot_model.eef_name).xquat)
-        return {
-            "ee_pos": position,
-            "ee_ori": orientation,
-            "ee_states": np.concatenate([position, orientation]),
-            "gripper_states": self.data.qpos[self._robot._ref_gripper_joint_pos_indexes].copy(),
-            "joint_states": self.data.qpos[self._robot._ref_joint_pos_indexes].copy(),
-        }
+        """See `data_pipeline.sim.robot_state`."""
+        return robot_state(self.data, self._robot)
 
     def grasped_objects(self) -> set[str]:
         """Movable objects that both finger pads touch now."""
@@ -287,15 +273,6 @@ class LiberoEnv:
             self.raw.reset()
         self._stepper.attach()
 
-    def _restore_compiled_poses(self) -> None:
-        """The constructor's own reset has moved the fixtures: note where the MJCF has them."""
-        positions, quaternions = self._pristine_poses
-        for element in self.raw.model.worldbody.findall("./body"):
-            body = self.model.body(element.get("name")).id
-            if body in self._fixtures.values():
-                positions[body] = _numbers(element.get("pos"), (0.0, 0.0, 0.0))
-                quaternions[body] = _numbers(element.get("quat"), (1.0, 0.0, 0.0, 0.0))
-
     def _place(self) -> None:
         """Positions of bodies, cameras and lights from the joints."""
         mujoco.mj_kinematics(self.model, self.data)
@@ -308,48 +285,7 @@ class LiberoEnv:
         self.raw._post_process()
 
 
-def _build(bddl_file: str, chosen: assets.AssetSet) -> Any:
-    """LIBERO's problem class for a BDDL file, without cameras and without a renderer."""
-    package: Any = libero_package
-    package._assets_path_cache = str(chosen.path)  # the only way in: it ignores its own configuration
-    problem = TASK_MAPPING[get_problem_info(bddl_file)["problem_name"]]
-    with quiet():
-        raw = problem(
-            bddl_file,
-            robots=["Panda"],
-            controller_configs=robosuite.load_controller_config(default_controller="OSC_POSE"),
-            gripper_types="default",
-            initialization_noise=None,
-            use_camera_obs=False,
-            has_renderer=False,
-            has_offscreen_renderer=False,
-            control_freq=_CONTROL_FREQUENCY_HZ,
-            ignore_done=True,
-            hard_reset=False,
-        )
-    for observable in raw._observables.values():
-        observable.set_enabled(False)
-    return raw
-
-
-def _init_file(subset: Subset, task_name: str) -> Path:
-    return libero_root() / "init_files" / libero_utils.SUITE_OF[subset] / f"{task_name}.pruned_init"
-
-
 def _seed(subset: Subset, task_id: int, init_state: int | str, seed: int, attempt: int) -> int:
     """32 bits that depend on all of it, the same on every machine."""
     text = f"{subset.value}/{task_id}/{init_state}/{seed}/{attempt}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
-
-
-def _numbers(text: str | None, default: tuple[float, ...]) -> np.ndarray:
-    return np.array(default) if text is None else np.array([float(x) for x in text.split()])
-
-
-def _axis_angle(quat_wxyz: np.ndarray) -> np.ndarray:
-    """Robosuite's convention: angle in [0, 2 pi], from the quaternion's sign as MuJoCo gives it."""
-    w = float(np.clip(quat_wxyz[0], -1.0, 1.0))
-    sine = np.sqrt(1.0 - w * w)
-    if np.isclose(sine, 0.0):
-        return np.zeros(3)
-    return quat_wxyz[1:] * (2.0 * np.arccos(w) / sine)
