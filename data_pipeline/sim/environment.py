@@ -223,11 +223,6 @@ class LiberoEnv:
         """float64 [3], m, world: the point between the fingertips."""
         return self.data.site_xpos[self._robot.eef_site_id].copy()
 
-    def proprio(self) -> np.ndarray:
-        """float32 [8]: end-effector position (m), axis-angle (rad), finger joints (m)."""
-        extras = self.observation_extras()
-        return np.concatenate([extras["ee_states"], extras["gripper_states"]]).astype(np.float32)
-
     def observation_extras(self) -> dict[str, np.ndarray]:
         """See `data_pipeline.sim.robot_state`."""
         return robot_state(self.data, self._robot)

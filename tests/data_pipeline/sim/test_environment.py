@@ -166,7 +166,7 @@ def test_looking_does_not_change_what_happens(stove: LiberoEnv) -> None:
         stove.step(action)
         stove.render(AGENTVIEW)
         stove.render_depth(AGENTVIEW)
-        stove.proprio()
+        stove.observation_extras()
         stove.success()
         seen.append(stove.state())
     np.testing.assert_array_equal(np.array(seen), blind)
@@ -322,15 +322,13 @@ def test_what_both_pads_touch_is_grasped() -> None:
     assert env.grasped_objects() == {"cream_cheese_1"}
 
 
-def test_proprioception_is_what_the_official_files_hold(stove: LiberoEnv) -> None:
+def test_the_robot_is_read_as_the_official_files_hold_it(stove: LiberoEnv) -> None:
     stove.reset(seed=0, init_state=0)
     stove.settle(3)
     extras = stove.observation_extras()
     shapes = {"ee_pos": 3, "ee_ori": 3, "ee_states": 6, "gripper_states": 2, "joint_states": 7}
     assert {name: array.shape for name, array in extras.items()} == {k: (v,) for k, v in shapes.items()}
-    proprio = stove.proprio()
-    assert (proprio.shape, proprio.dtype) == ((8,), np.float32)
-    np.testing.assert_allclose(proprio, np.concatenate([extras["ee_states"], extras["gripper_states"]]), rtol=1e-6)
+    np.testing.assert_array_equal(extras["ee_states"], np.concatenate([extras["ee_pos"], extras["ee_ori"]]))
     np.testing.assert_array_equal(extras["ee_pos"], stove.grip_site_position())
     assert abs(np.linalg.norm(extras["ee_ori"]) - np.pi) < 0.2  # the hand points down
     mujoco.mj_forward(stove.model, stove.data)
