@@ -23,7 +23,8 @@ from evaluation.simulators import shared_pool
 from training.action_tokenizer import from_hub_files
 from training.base_folder import BaseFolder, locate_base
 from training.card import AdapterCard, package_versions
-from training.lora_model import LoadedPolicy, load_base, make_layout, on_device, tokenizer_digest
+from training.loaded_policy import LoadedPolicy
+from training.lora_model import load_base, make_layout, on_device, tokenizer_digest
 
 PHASE = PhaseSpec("full", (Segment(Role.ACTION, "action"),), "Full checkpoint")
 

@@ -28,7 +28,7 @@ from evaluation.interface import Interface, Picture
 from evaluation.libero_eval import Subject
 from evaluation.policy_api import Decision, Observation
 from training.layout import ACTION_TAG, Layout, Vocabulary, action_tag_ids, inference_prefix, opening_ids
-from training.lora_model import LoadedPolicy, load_adapter
+from training.loaded_policy import LoadedPolicy, load_checkpoint
 from training.warm_base import WARM_BASE
 
 CHECKPOINT = "checkpoint-final"
@@ -157,7 +157,7 @@ def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Sub
     """
     checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
     device, dtype = placement(config.trainer)
-    loaded = load_adapter(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
+    loaded = load_checkpoint(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
     return as_subject(config, loaded, folder_digest(checkpoint))
 
 

@@ -23,7 +23,7 @@ from evaluation.policy_api import Decision, Observation
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
 from training.batch import image_grid, patchify, rope_positions
 from training.layout import action_tag_ids, inference_prefix, opening_ids
-from training.lora_model import LoadedPolicy, load_adapter
+from training.loaded_policy import LoadedPolicy, load_checkpoint
 from training.vision_tower import VisionTower
 
 SENTENCES = ("pick up the alphabet soup and place it in the basket", "push the plate", "Turn on the stove")
@@ -33,7 +33,7 @@ MAX_NEW = 24
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedPolicy:
     made = write_tiny_adapter(tmp_path_factory.mktemp("adapter"), TEXT_FLOW_COT)
-    adapter = load_adapter(made.checkpoint, made.base, "cpu", torch.float32)
+    adapter = load_checkpoint(made.checkpoint, made.base, "cpu", torch.float32)
     # Fresh weights are so small that the tied head repeats the last token; louder ones make every row its own.
     with torch.no_grad():
         for weight in adapter.model.model.language_model.layers.parameters():

@@ -11,7 +11,8 @@ from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE
 from training.base_folder import TINY, locate_base
 from training.card import AdapterCard, package_versions
-from training.lora_model import LoadedPolicy, load_base, make_layout, tokenizer_digest
+from training.loaded_policy import LoadedPolicy
+from training.lora_model import load_base, make_layout, tokenizer_digest
 from training.shipped_base import SHIPPED
 
 PHASE = PhaseSpec("baseline", (Segment(Role.ACTION, "action"),))

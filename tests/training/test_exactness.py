@@ -23,7 +23,7 @@ from tests.training.test_lora_trainer import kill_at, outputs, rows
 from training import gradient
 from training.batch import Batch
 from training.checkpoint import METRICS_FILE, save
-from training.lora_model import load_adapter
+from training.loaded_policy import load_checkpoint
 from training.timing import TIMING_FILE
 
 PLAIN = LoraConfig(rank=4, alpha=8, dropout=0.0)  # dropout draws differ between pieces, and may
@@ -99,7 +99,7 @@ def test_checkpoints_that_stay(study: Study) -> None:
     kept = study.train("kept", TEXT_FLOW_COT, steps=5, trainer=replace(TRAINER, keep_every=2))
     assert outputs(kept) == outputs(plain)
     assert sorted(p.name for p in kept.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4", "checkpoint-final"]
-    early = load_adapter(kept / "checkpoint-2", study.inputs["base"] / "base", "cpu", torch.float32)
+    early = load_checkpoint(kept / "checkpoint-2", study.inputs["base"] / "base", "cpu", torch.float32)
     assert early.card.steps == 2
     assert sorted(p.name for p in (kept / "resume").iterdir()) == ["step-000002", "step-000004"]
 

@@ -26,13 +26,8 @@ from tests.helpers.tiny_adapter import (
 )
 from training.base_folder import folder_digest, locate_base
 from training.card import load_card
-from training.lora_model import (
-    TARGETS,
-    add_flow_tokens,
-    attach_lora,
-    load_adapter,
-    load_base,
-)
+from training.loaded_policy import load_checkpoint
+from training.lora_model import TARGETS, add_flow_tokens, attach_lora, load_base
 from training.tiny_backbone import build_config, build_model, build_tokenizer
 
 PRESET = ModelConfig(base="tiny", image_size=112, system_prompt=False, flow_rows=32)
@@ -180,7 +175,7 @@ def test_a_checkpoint_is_made_again_byte_for_byte_elsewhere(adapter: TinyAdapter
 
 
 def test_plain_peft_loads_a_checkpoint_and_agrees_with_ours(adapter: TinyAdapter) -> None:
-    loaded = load_adapter(adapter.checkpoint, adapter.base, "cpu", FLOAT)
+    loaded = load_checkpoint(adapter.checkpoint, adapter.base, "cpu", FLOAT)
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(adapter.base, local_files_only=True)
     plain = PeftModel.from_pretrained(base, adapter.checkpoint).eval()
     vocabulary = loaded.layout.vocabulary
@@ -192,7 +187,7 @@ def test_plain_peft_loads_a_checkpoint_and_agrees_with_ours(adapter: TinyAdapter
 
 
 def test_loading_gives_back_what_was_saved(adapter: TinyAdapter) -> None:
-    loaded = load_adapter(adapter.checkpoint, str(adapter.base), "cpu", FLOAT)
+    loaded = load_checkpoint(adapter.checkpoint, str(adapter.base), "cpu", FLOAT)
     assert loaded.card.phase == TEXT_FLOW_COT
     assert loaded.card.action_tokenizer == loaded.action_tokenizer.digest
     assert loaded.layout.vocabulary.num_flows == FLOW_CODES
@@ -202,7 +197,7 @@ def test_loading_gives_back_what_was_saved(adapter: TinyAdapter) -> None:
 def test_an_adapter_of_another_base_is_refused_with_both_values(adapter: TinyAdapter, tmp_path: Path) -> None:
     other = write_tiny_base(tmp_path / "other", replace(SMALL, layers=3))
     with pytest.raises(ConfigError) as refused:
-        load_adapter(adapter.checkpoint, other, "cpu", FLOAT)
+        load_checkpoint(adapter.checkpoint, other, "cpu", FLOAT)
     assert folder_digest(other)[:16] in str(refused.value)
     assert folder_digest(adapter.base)[:16] in str(refused.value)
 
@@ -213,7 +208,7 @@ def test_another_action_tokenizer_beside_the_weights_is_refused_with_both_values
     copied, other = shutil.copytree(adapter.checkpoint, tmp_path / "copied"), fitted_actions(codes=300)
     other.save(copied / "action_tokenizer.json")
     with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
-        load_adapter(copied, adapter.base, "cpu", FLOAT)
+        load_checkpoint(copied, adapter.base, "cpu", FLOAT)
     assert other.digest[:16] in str(refused.value)
     assert load_card(copied).action_tokenizer[:16] in str(refused.value)
 
@@ -228,21 +223,21 @@ def test_another_text_tokenizer_frame_or_rank_is_refused_with_both_values(adapte
 
     rank = changed("rank", "adapter_config.json", '"r": 4', '"r": 8')
     with pytest.raises(ConfigError, match=r"says rank 8, the weights have \[4\]"):
-        load_adapter(rank, adapter.base, "cpu", FLOAT)
+        load_checkpoint(rank, adapter.base, "cpu", FLOAT)
     frame = changed("frame", "adapter_card.json", '"rot180"', '"upright"')
     with pytest.raises(ConfigError, match="'upright'; policies here see 'rot180'"):
-        load_adapter(frame, adapter.base, "cpu", FLOAT)
+        load_checkpoint(frame, adapter.base, "cpu", FLOAT)
     words = changed("words", "tokenizer.json", '"<flow_0>"', '"<flow_zero>"')
     with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
-        load_adapter(words, adapter.base, "cpu", FLOAT)
+        load_checkpoint(words, adapter.base, "cpu", FLOAT)
     assert load_card(words).text_tokenizer[:16] in str(refused.value)
 
 
 def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: TinyAdapter, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="give the base's folder"):
-        load_adapter(adapter.checkpoint, None, "cpu", FLOAT)
+        load_checkpoint(adapter.checkpoint, None, "cpu", FLOAT)
     with pytest.raises(EnvironmentProblem, match=r"adapter_card\.json"):
-        load_adapter(tmp_path, adapter.base, "cpu", FLOAT)
+        load_checkpoint(tmp_path, adapter.base, "cpu", FLOAT)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -26,8 +26,8 @@ from tests.helpers.training_study import TRAINER, Study, write_study
 from training import loop
 from training.base_folder import SCRATCH
 from training.base_trainer import run_base
+from training.loaded_policy import load_checkpoint
 from training.loop import TrainingDiverged, learning_rate
-from training.lora_model import load_adapter
 from training.run import Run
 
 STEPS = 5
@@ -213,7 +213,7 @@ def test_an_adapter_learns_on_a_quantised_base(study: Study, bits: int) -> None:
     work = study.train(f"bits{bits}", TEXT_COT, steps=12, lora=lora, optimizer=schedule, reasoning_dropout_prob=0.0)
     curve = [r["loss"] for r in rows(work)]
     assert np.mean(curve[-4:]) < 0.95 * np.mean(curve[:3])
-    load_adapter(work / "checkpoint-final", study.inputs["base"] / "base", "cpu", torch.float32)
+    load_checkpoint(work / "checkpoint-final", study.inputs["base"] / "base", "cpu", torch.float32)
 
 
 def test_a_fourth_phase_is_data(study: Study) -> None:
@@ -226,7 +226,7 @@ def test_a_fourth_phase_is_data(study: Study) -> None:
     phase = build(PhaseSpec, {"name": "flow_first", "segments": segments})
     work = study.train("fourth", phase, reasoning_dropout_prob=0.0)
     assert {"loss_flow", "loss_text", "loss_action"} <= rows(work)[0].keys()
-    loaded = load_adapter(work / "checkpoint-final", study.inputs["base"] / "base", "cpu", torch.float32)
+    loaded = load_checkpoint(work / "checkpoint-final", study.inputs["base"] / "base", "cpu", torch.float32)
     assert loaded.card.phase == phase
 
 

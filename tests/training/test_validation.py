@@ -31,7 +31,8 @@ from tests.helpers.training_study import Study, write_study
 from training import gradient
 from training.batch import Batch
 from training.layout import inference_prefix, opening_ids
-from training.lora_model import fit_embedding, load_adapter, load_base, load_tokenizer
+from training.loaded_policy import load_checkpoint
+from training.lora_model import fit_embedding, load_base, load_tokenizer
 from training.loss import TokenLosses
 from training.train_inputs import load_data
 
@@ -142,7 +143,7 @@ def test_a_sample_that_cannot_be_measured_names_the_remedy(held_out: Study, monk
 def test_what_it_writes_is_what_the_policy_writes(held_out: Study, trained: Path) -> None:
     """A merged copy of the model in training decodes as the saved adapter does, and the model stays as it was."""
     folder, base = trained / "checkpoint-final", held_out.inputs["base"] / "base"
-    loaded = load_adapter(folder, base, "cpu", torch.float32)
+    loaded = load_checkpoint(folder, base, "cpu", torch.float32)
     model, _ = load_base(base, torch.float32)
     tokenizer = load_tokenizer(folder)
     fit_embedding(model, len(tokenizer), 0)

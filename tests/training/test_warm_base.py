@@ -11,8 +11,8 @@ import torch
 
 from configs.checks import ConfigError
 from tests.helpers.tiny_adapter import BASELINE, FLOW_CODES, SMALL, TEXT_COT, TEXT_FLOW_COT, write_tiny_adapter
-from training import lora_model
-from training.lora_model import LoadedPolicy, load_adapter
+from training import loaded_policy
+from training.loaded_policy import LoadedPolicy, load_checkpoint
 from training.warm_base import WarmBase
 
 NO_SPARE_ROWS = replace(SMALL, flow_rows=FLOW_CODES - 3)
@@ -42,7 +42,7 @@ def louder(weights: Path, seed: int) -> None:
 
 def load(adapters: dict[str, tuple[Path, Path]], phase: str, warm: WarmBase | None = None) -> LoadedPolicy:
     checkpoint, base = adapters[phase]
-    return load_adapter(checkpoint, base, "cpu", torch.float32, warm)
+    return load_checkpoint(checkpoint, base, "cpu", torch.float32, warm)
 
 
 def state(loaded: LoadedPolicy) -> dict[str, torch.Tensor]:
@@ -56,8 +56,8 @@ def test_phases_in_any_order_equal_fresh_loads(
     fresh = {phase: state(load(adapters, phase)) for phase in set(order)}
     assert any(not torch.equal(a, fresh["text_cot"][name]) for name, a in fresh["baseline"].items())
     loads: list[Path] = []
-    plain = lora_model.load_base
-    monkeypatch.setattr(lora_model, "load_base", lambda folder, dtype: loads.append(folder) or plain(folder, dtype))
+    plain = loaded_policy.load_base
+    monkeypatch.setattr(loaded_policy, "load_base", lambda folder, dtype: loads.append(folder) or plain(folder, dtype))
     warm = WarmBase()
     for phase in order:
         loaded = load(adapters, phase, warm)
@@ -98,6 +98,6 @@ def test_an_adapter_that_fails_half_way_leaves_no_base_behind(
     values["target_modules"] = r"model\.visual\.blocks\.\d+\.mlp\.gate_proj"
     (broken / "adapter_config.json").write_text(json.dumps(values))
     with pytest.raises(ConfigError, match="no adapter of this project"):
-        load_adapter(broken, adapters["text_cot"][1], "cpu", torch.float32, warm)
+        load_checkpoint(broken, adapters["text_cot"][1], "cpu", torch.float32, warm)
     after = state(load(adapters, "baseline", warm))
     assert all(torch.equal(after[name], value) for name, value in before.items())
