@@ -56,7 +56,7 @@ def fit(
         metrics, timing = (
             _appended(open_files, context.work / name, first_process) for name in (METRICS_FILE, TIMING_FILE)
         )
-        for log in (logs := open_logs(trainer.log, context.work, run.name) if first_process else []):
+        for log in (logs := open_logs(trainer.log, context.work, run.name, run.step) if first_process else []):
             open_files.callback(log.close)
         for step_input in timer.waited_for(stream(run, trainer.num_workers)):
             row = train_step(run, step_input)

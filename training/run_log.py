@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import os
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from training.tensorboard import EventFile
-
 TENSORBOARD_FOLDER = "tensorboard"
+FLUSH_S = 10  # seconds until TensorBoard sees a step; a killed run loses so much of its drawing, never of metrics.jsonl
 _INIT_TIMEOUT_S = 30.0
+_FINISH_TIMEOUT_S = 60.0  # what is not sent by then stays on the disk, for `wandb sync`
 
 
 class RunLog(Protocol):
@@ -28,11 +27,14 @@ class RunLog(Protocol):
         ...
 
 
-def open_logs(names: Sequence[str], work: Path, run_name: str) -> list[RunLog]:
-    """names: tensorboard, wandb. Files go to work/tensorboard and to $WANDB_DIR, else ./wandb."""
+def open_logs(names: Sequence[str], work: Path, run_name: str, done: int = 0) -> list[RunLog]:
+    """names: tensorboard, wandb. Files go to work/tensorboard and to $WANDB_DIR, else ./wandb.
+
+    done: steps of the run that are done; later ones, drawn before it was killed, are drawn again.
+    """
     made: list[RunLog] = []
     if "tensorboard" in names:
-        made.append(_TensorBoard(work / TENSORBOARD_FOLDER))
+        made.append(_TensorBoard(work / TENSORBOARD_FOLDER, done))
     if "wandb" in names:
         opened = _open_wandb(run_name)
         made += [opened] if opened is not None else []
@@ -49,14 +51,17 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        self._file = EventFile(folder, time.time())
+    def __init__(self, folder: Path, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1, flush_secs=FLUSH_S)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(step, values, time.time())
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
+        self._writer.close()
 
 
 class _Wandb:
@@ -71,15 +76,22 @@ class _Wandb:
 
 
 def _open_wandb(run_name: str) -> RunLog | None:
-    """Offline without a key or a network, absent where the package itself fails; one line in both cases."""
+    """As $WANDB_MODE says; offline without a key or a network, absent where the package itself fails: one line each."""
     import wandb
 
-    mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    if mode == "offline":
+    mode: Any = os.environ.get("WANDB_MODE", "online")
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+        mode = "offline"
         print("wandb: no WANDB_API_KEY, so offline; `wandb sync` sends the files later", file=sys.stderr)
     for attempt in (mode, "offline") if mode == "online" else (mode,):
         try:
-            settings = wandb.Settings(silent=True, console="off", init_timeout=_INIT_TIMEOUT_S, x_disable_stats=True)
+            settings = wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=_INIT_TIMEOUT_S,
+                finish_timeout=_FINISH_TIMEOUT_S,
+                x_disable_stats=True,
+            )
             return _Wandb(wandb.init(project="nora-ecot", name=run_name, mode=attempt, settings=settings))
         except (wandb.Error, OSError) as error:
             print(f"wandb: {attempt} did not start ({type(error).__name__})", file=sys.stderr)
