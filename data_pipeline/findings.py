@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from html import escape
 
@@ -32,13 +32,26 @@ class Finding:
     remedy: str
 
 
+Findings = tuple[Finding, ...]
+
+
 @dataclass(frozen=True)
 class Check:
     """A name for what was looked at, and what was found."""
 
     name: str
-    findings: tuple[Finding, ...]
+    findings: Findings
     lacks: str = ""  # what it would need to be made, "" where it was made
+
+
+def found(says: str, where: Sequence[str], remedy: str) -> Findings:
+    """One finding of all places; none where there are none."""
+    return (Finding(says, tuple(where), remedy),) if where else ()
+
+
+def counted(things: Sized, name: str) -> str:
+    """1 task, 2 tasks."""
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def listed(where: Sequence[str]) -> str:
@@ -53,7 +66,7 @@ def warnings(checks: Sequence[Check]) -> str:
     made = [check for check in checks if not check.lacks]
     fine = [check.name for check in made if not check.findings]
     left_out = [f"not checked: {check.name} ({check.lacks})" for check in checks if check.lacks]
-    head = f"{len(findings)} warning{'' if len(findings) == 1 else 's'}" if findings else "No warnings"
+    head = counted(findings, "warning") if findings else "No warnings"
     box = f'<div class="finding fine"><b>{len(fine)} of {len(made)} checks found nothing</b>'
     box += f'<p class="where">{escape("; ".join(fine))}</p></div>'
     return section(head, "".join(map(_finding, findings)) + box + (notes(left_out) if left_out else ""))

@@ -6,7 +6,7 @@ One function per check; every one is run and named on the page, also where it fi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from configs.choices import Normalization
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, MASK, ActionStatistics, to_nora
 from data_pipeline.contract import AGENTVIEW, GRIPPER_CLOSE, GRIPPER_OPEN, WRIST, EpisodeId
 from data_pipeline.demo_outcomes import MIN_START_DISTANCE_M
-from data_pipeline.findings import Check, Finding, listed
+from data_pipeline.findings import Check, Findings, counted, found, listed
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.libero_utils import MAX_STEPS, instruction
 
@@ -29,13 +29,13 @@ MOVING_M = 0.005
 LENGTH_RATIO = 2.0
 """A demonstration longer than its task's median times this, or shorter than the median divided by it, stands out."""
 MIN_FOR_MEDIAN = 4
-Find = Callable[[Inspection], Iterator[Finding]]
+Find = Callable[[Inspection], Findings]
 
 
 def run_checks(inspection: Inspection) -> tuple[Check, ...]:
     """All checks, in the order of the list below."""
     lacks = _lacking(inspection)
-    return tuple(Check(name, tuple(find(inspection)), lacks.get(find, "")) for name, find in _CHECKS.items())
+    return tuple(Check(name, find(inspection), lacks.get(find, "")) for name, find in _CHECKS.items())
 
 
 def _lacking(inspection: Inspection) -> dict[Find, str]:
@@ -54,40 +54,40 @@ def _lacking(inspection: Inspection) -> dict[Find, str]:
 # ------------------------------------------------------------------ actions
 
 
-def _gripper_values(inspection: Inspection) -> Iterator[Finding]:
+def _gripper_values(inspection: Inspection) -> Findings:
     where: list[str] = []
     for demo in inspection.demos:
         gripper = demo.actions[:, GRIPPER]
         strange = gripper[~np.isin(gripper, (GRIPPER_OPEN, GRIPPER_CLOSE))]
         if len(strange):
             where.append(f"{demo.id}: {len(strange)} steps, e.g. {strange[0]:g}")
-    yield from _one(
-        f"The gripper command is neither -1 (open) nor +1 (close) in {_demos(where)}",
+    return found(
+        f"The gripper command is neither -1 (open) nor +1 (close) in {counted(where, 'demonstration')}",
         where,
         "Training reads -1 as open and +1 as close and takes what lies between as a mixture. Map the source's gripper "
         "to -1 and +1 (0/1 data: 2 x - 1) before it comes here.",
     )
 
 
-def _gripper_closes(inspection: Inspection) -> Iterator[Finding]:
+def _gripper_closes(inspection: Inspection) -> Findings:
     never = [
         f"task {task.task_id} ({task.instruction}): {sum(not d.closed.any() for d in task.demos)} of {len(task.demos)}"
         for task in inspection.tasks
         if any(not demo.closed.any() for demo in task.demos)
     ]
-    yield from _one(
-        f"The gripper never closes in demonstrations of {_tasks(never)}",
+    return found(
+        f"The gripper never closes in demonstrations of {counted(never, 'task')}",
         never,
         "Right for pushing, opening or turning with open fingers; for picking up, the gripper's sign is wrong or the "
         "demonstration is not one of this task.",
     )
 
 
-def _still_dimensions(inspection: Inspection) -> Iterator[Finding]:
+def _still_dimensions(inspection: Inspection) -> Findings:
     low, high = np.quantile(inspection.actions, (0.01, 0.99), axis=0)
     still = [i for i in range(GRIPPER) if high[i] - low[i] < STILL_RANGE]
     where = [f"{DIMENSIONS[i]}: q01 {low[i]:.4f}, q99 {high[i]:.4f}" for i in still]
-    yield from _one(
+    return found(
         f"{', '.join(DIMENSIONS[i] for i in still)} hardly moves in 98 % of all steps",
         where,
         "Normalising by q01 and q99 stretches such noise to [-1, 1]. Keep action.half_range_floor at 0.3 (in action "
@@ -105,13 +105,13 @@ def clipped_share(actions: np.ndarray, statistics: ActionStatistics) -> np.ndarr
     return np.where(MASK, outside.mean(axis=0), 0.0)
 
 
-def _clipped(inspection: Inspection) -> Iterator[Finding]:
+def _clipped(inspection: Inspection) -> Findings:
     statistics = inspection.known.statistics
     where: list[str] = []
     for task in inspection.tasks:
         share = clipped_share(task.actions, statistics) if statistics is not None else np.zeros(GRIPPER)
         where += [f"task {task.task_id} {DIMENSIONS[i]}: {share[i]:.1%}" for i in np.flatnonzero(share > CLIPPED_SHARE)]
-    yield from _one(
+    return found(
         f"Normalising clips more than {CLIPPED_SHARE:.0%} of a task's actions",
         where,
         "Bounds at q01 and q99 clip 2 % on average; what is clipped the policy cannot say, and it moves slower there. "
@@ -120,10 +120,10 @@ def _clipped(inspection: Inspection) -> Iterator[Finding]:
     )
 
 
-def _noops(inspection: Inspection) -> Iterator[Finding]:
+def _noops(inspection: Inspection) -> Findings:
     where = [f"{demo.id}: {demo.noops} of {demo.num_steps} steps" for demo in inspection.demos if demo.noops]
-    yield from _one(
-        f"{sum(d.noops for d in inspection.demos)} no-op steps are left in {_demos(where)}",
+    return found(
+        f"{sum(d.noops for d in inspection.demos)} no-op steps are left in {counted(where, 'demonstration')}",
         where,
         "A policy that imitates a pause can stop there for ever. Regenerate the demonstrations: "
         "scripts/regenerate_libero.py leaves no-op steps out.",
@@ -133,7 +133,7 @@ def _noops(inspection: Inspection) -> Iterator[Finding]:
 # ------------------------------------------------------------------ images
 
 
-def _blank(inspection: Inspection) -> Iterator[Finding]:
+def _blank(inspection: Inspection) -> Findings:
     where: list[str] = []
     for demo in inspection.demos:
         for camera, pixels in demo.pixels.items():
@@ -141,8 +141,8 @@ def _blank(inspection: Inspection) -> Iterator[Finding]:
                 where.append(f"{demo.id} {_steps(camera, pixels.scan.flat)}")
             elif pixels.brightness < DARK:
                 where.append(f"{demo.id} {CAMERA_NAMES[camera]}: mean brightness {pixels.brightness:.1f} of 255")
-    yield from _one(
-        f"Images are of a single colour or almost black in {_demos(where)}",
+    return found(
+        f"Images are of a single colour or almost black in {counted(where, 'demonstration')}",
         where,
         "The renderer failed there. Check it with `nora-ecot doctor`, then make or download these demonstrations anew.",
     )
@@ -153,85 +153,85 @@ def moved(demo: DemoFacts, step: int) -> float:
     return float(np.linalg.norm(demo.position[step] - demo.position[step - 1]))
 
 
-def _frozen(inspection: Inspection) -> Iterator[Finding]:
+def _frozen(inspection: Inspection) -> Findings:
     where: list[str] = []
     for demo in inspection.demos:
         for camera, pixels in demo.pixels.items():
             frozen = [step for step in pixels.scan.repeated if moved(demo, step) > MOVING_M]
             if frozen:
                 where.append(f"{demo.id} {_steps(camera, frozen)}")
-    yield from _one(
-        f"Images stand still while the hand moves more than {1000 * MOVING_M:g} mm per step, in {_demos(where)}",
+    return found(
+        f"Images stand still while the hand moves more than {1000 * MOVING_M:g} mm per step, in "
+        f"{counted(where, 'demonstration')}",
         where,
         "Images and states are out of step. Regenerate the demonstrations with scripts/regenerate_libero.py.",
     )
 
 
-def _sizes(inspection: Inspection) -> Iterator[Finding]:
-    if len(inspection.resolutions) > 1:
-        yield Finding(
-            f"Images have {len(inspection.resolutions)} sizes",
-            inspection.resolutions,
-            "Everything is resized for the policy, but sharpness then differs between demonstrations. Regenerate all "
-            "with one --image_resolution.",
-        )
+def _sizes(inspection: Inspection) -> Findings:
+    sizes = inspection.resolutions
+    return found(
+        f"Images have {len(sizes)} sizes",
+        sizes if len(sizes) > 1 else (),
+        "Everything is resized for the policy, but sharpness then differs between demonstrations. Regenerate all "
+        "with one --image_resolution.",
+    )
 
 
-def _environments(inspection: Inspection) -> Iterator[Finding]:
+def _environments(inspection: Inspection) -> Findings:
     prints = inspection.fingerprints
-    if len(prints) > 1:
-        keys = sorted({key for one in prints for key in one})
-        differing = [key for key in keys if len({str(one.get(key)) for one in prints}) > 1]
-        yield Finding(
-            f"Images come from {len(prints)} different environments",
-            tuple(f"{key}: {' | '.join(str(one.get(key)) for one in prints)}" for key in differing),
-            "Assets, look and simulator change what the policy sees. Regenerate all demonstrations in one environment.",
-        )
+    keys = sorted({key for one in prints for key in one})
+    differing = [key for key in keys if len({str(one.get(key)) for one in prints}) > 1]
+    return found(
+        f"Images come from {len(prints)} different environments",
+        [f"{key}: {' | '.join(str(one.get(key)) for one in prints)}" for key in differing],
+        "Assets, look and simulator change what the policy sees. Regenerate all demonstrations in one environment.",
+    )
 
 
 # ------------------------------------------------------------------ episodes
 
 
-def _lengths(inspection: Inspection) -> Iterator[Finding]:
+def _lengths(inspection: Inspection) -> Findings:
     where: list[str] = []
     for task in inspection.tasks:
         median = float(np.median(task.lengths))
         if len(task.demos) >= MIN_FOR_MEDIAN:
             odd = [d for d in task.demos if not median / LENGTH_RATIO <= d.num_steps <= median * LENGTH_RATIO]
             where += [f"{d.id}: {seconds(d.num_steps):.1f} s where the median is {seconds(median):.1f} s" for d in odd]
-    yield from _one(
-        f"{_demos(where)} took less than half or more than twice the median time of the task",
+    return found(
+        f"{counted(where, 'demonstration')} took less than half or more than twice the median time of the task",
         where,
         "Look at these demonstrations: recoveries are welcome, waiting and wandering are not.",
     )
 
 
-def _limit(inspection: Inspection) -> Iterator[Finding]:
+def _limit(inspection: Inspection) -> Findings:
     limit = MAX_STEPS[inspection.subset]
     where = [f"{demo.id}: {demo.num_steps} steps" for demo in inspection.demos if demo.num_steps > limit]
-    yield from _one(
-        f"{_demos(where)} longer than an evaluation lasts ({limit} steps)",
+    return found(
+        f"{counted(where, 'demonstration')} longer than an evaluation lasts ({limit} steps)",
         where,
         "A policy that imitates their pace is cut off before it ends. Leave them out, or regenerate without no-ops.",
     )
 
 
-def _failed(inspection: Inspection) -> Iterator[Finding]:
+def _failed(inspection: Inspection) -> Findings:
     where = [str(demo.id) for demo in inspection.demos if not demo.success]
-    yield from _one(
-        f"{_demos(where)} ended without success",
+    return found(
+        f"{counted(where, 'demonstration')} ended without success",
         where,
         "Imitating failures teaches failing. Regenerate: scripts/regenerate_libero.py drops them.",
     )
 
 
-def _identical(inspection: Inspection) -> Iterator[Finding]:
+def _identical(inspection: Inspection) -> Findings:
     groups: defaultdict[str, list[DemoFacts]] = defaultdict(list)
     for demo in inspection.demos:
         groups[demo.digest].append(demo)
     same = [group for group in groups.values() if len(group) > 1]
     where = [", ".join(_with_split(group)) for group in same]
-    yield from _one(
+    return found(
         f"{len(same)} {'action sequence is' if len(same) == 1 else 'action sequences are'} there more than once",
         where,
         "Copies weigh double in training, and a copy in the test split makes its loss worthless. Remove all but one.",
@@ -241,10 +241,10 @@ def _identical(inspection: Inspection) -> Iterator[Finding]:
 # ------------------------------------------------------------------ split, language, evaluation
 
 
-def _split(inspection: Inspection) -> Iterator[Finding]:
+def _split(inspection: Inspection) -> Findings:
     split = inspection.known.split
     if split is None:
-        return
+        return ()
     here = {demo.id for demo in inspection.demos}
     both, named = set(split.train) & set(split.test), set(split.train) | set(split.test)
     kinds: tuple[tuple[str, Iterable[EpisodeId]], ...] = (
@@ -253,7 +253,7 @@ def _split(inspection: Inspection) -> Iterator[Finding]:
         ("in the files and not in the split", here - named),
     )
     where = [f"{text}: {listed(sorted(map(str, ids)))}" for text, ids in kinds if ids]
-    yield from _one(
+    return found(
         "Split and demonstrations do not fit together",
         where,
         "The split was made for other files. Run the command again without --data, so that each stage follows from "
@@ -261,20 +261,20 @@ def _split(inspection: Inspection) -> Iterator[Finding]:
     )
 
 
-def _sentences(inspection: Inspection) -> Iterator[Finding]:
+def _sentences(inspection: Inspection) -> Findings:
     where = [
         f"task {task.task_id}: {task.instruction!r}; evaluation says {instruction(task.name)!r}"
         for task in inspection.tasks
         if task.instruction != instruction(task.name)
     ]
-    yield from _one(
-        f"The instruction differs from the evaluation's sentence in {_tasks(where)}",
+    return found(
+        f"The instruction differs from the evaluation's sentence in {counted(where, 'task')}",
         where,
         "The policy would be trained on words that it never hears. Use libero_utils.instruction(task name).",
     )
 
 
-def _same_words(inspection: Inspection) -> Iterator[Finding]:
+def _same_words(inspection: Inspection) -> Findings:
     groups: defaultdict[str, list[TaskFacts]] = defaultdict(list)
     for task in inspection.tasks:
         groups[task.instruction].append(task)
@@ -283,33 +283,27 @@ def _same_words(inspection: Inspection) -> Iterator[Finding]:
         for text, tasks in groups.items()
         if len(tasks) > 1
     ]
-    yield from _one(
+    return found(
         "Different tasks have the same instruction",
         where,
         "No policy can tell them apart by language; expect it to do either.",
     )
 
 
-def _near_starts(inspection: Inspection) -> Iterator[Finding]:
+def _near_starts(inspection: Inspection) -> Findings:
     where = [
         f"{demo.id}: {1000 * demo.start_distance_m:.2f} mm"
         for demo in inspection.demos
         if demo.start_distance_m is not None and demo.start_distance_m < MIN_START_DISTANCE_M
     ]
-    yield from _one(
-        f"{_demos(where)} within {1000 * MIN_START_DISTANCE_M:g} mm of an evaluation start",
+    return found(
+        f"{counted(where, 'demonstration')} within {1000 * MIN_START_DISTANCE_M:g} mm of an evaluation start",
         where,
         "Evaluation there tests memory. Make these demonstrations again with another data.seed.",
     )
 
 
 # ------------------------------------------------------------------ helpers
-
-
-def _one(says: str, where: Sequence[str], remedy: str) -> Iterator[Finding]:
-    """One finding for all places, none where there are none."""
-    if where:
-        yield Finding(says, tuple(where), remedy)
 
 
 def _with_split(copies: Sequence[DemoFacts]) -> list[str]:
@@ -320,15 +314,7 @@ def _with_split(copies: Sequence[DemoFacts]) -> list[str]:
 
 
 def _steps(camera: str, steps: Sequence[int]) -> str:
-    return f"{CAMERA_NAMES[camera]}: {len(steps)} frame{'' if len(steps) == 1 else 's'}, first at step {steps[0]}"
-
-
-def _demos(where: Sequence[str]) -> str:
-    return f"{len(where)} demonstration{'' if len(where) == 1 else 's'}"
-
-
-def _tasks(where: Sequence[str]) -> str:
-    return f"{len(where)} task{'' if len(where) == 1 else 's'}"
+    return f"{CAMERA_NAMES[camera]}: {counted(steps, 'frame')}, first at step {steps[0]}"
 
 
 _CHECKS: dict[str, Find] = {

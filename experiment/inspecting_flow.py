@@ -143,7 +143,7 @@ _SAID = ("backend", "k", "camera", "frame", "unit", "cells")
 
 def write_flow_page(found: Found, subset: Subset, output: Path, per_task: int) -> None:
     """Write flow_<subset>.html and the films of `per_task` demonstrations of each task into `output`; say so."""
-    from data_pipeline.findings import listed
+    from data_pipeline.findings import counted, listed
     from data_pipeline.raw_loader import Hdf5Source
     from flow_pipeline.flow_checks import run_checks, total
     from flow_pipeline.flow_page import FlowPage, render_flow_page
@@ -153,7 +153,7 @@ def write_flow_page(found: Found, subset: Subset, output: Path, per_task: int) -
     whole, scales = total(tallies), _scales(total(tallies))
     checks = run_checks(tallies, found.manifest.get("quality", {}).get("epe_moving"))
     lead = (
-        f"{whole.episodes} demonstrations of {_tasks(len(tallies))}, {whole.steps} steps; from each step to "
+        f"{whole.episodes} demonstrations of {counted(tallies, 'task')}, {whole.steps} steps; from each step to "
         f"{next(iter(found.tokens.values())).k} steps later, {found.manifest['backend']}"
     )
     with environment_errors():
@@ -169,10 +169,6 @@ def write_flow_page(found: Found, subset: Subset, output: Path, per_task: int) -
     for finding in (finding for one in checks for finding in one.findings):
         print(f"  warning: {finding.says}: {listed(finding.where)}")
     print(f"  page: {target}, {sum(bool(demo.film) for demo in demos)} films beside it")
-
-
-def _tasks(count: int) -> str:
-    return f"{count} task{'' if count == 1 else 's'}"
 
 
 def _tallies(found: Found, source: Hdf5Source) -> dict[str, Tally]:

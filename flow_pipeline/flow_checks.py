@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import add
 
-from data_pipeline.findings import Check, Finding
+from data_pipeline.findings import Check, Findings, counted, found
 from flow_pipeline.flow_facts import Tally
 from flow_pipeline.token_quality import ALARM_RATIO
 
@@ -32,110 +32,112 @@ def total(tallies: Tallies) -> Tally:
 
 def run_checks(tallies: Tallies, stated_epe_moving: float | None) -> tuple[Check, ...]:
     """All checks, each named. stated_epe_moving: what the tokens' manifest says of the same cells, None: nothing."""
-    checks = [Check(name, tuple(find(tallies))) for name, find in _CHECKS.items()]
+    checks = [Check(name, find(tallies)) for name, find in _CHECKS.items()]
     name = "tokens decode to what their manifest says"
     if stated_epe_moving is None:
         return (*checks, Check(name, (), "it does not say"))
-    return (*checks, Check(name, tuple(_as_stated(total(tallies).epe_moving, stated_epe_moving))))
+    return (*checks, Check(name, _as_stated(total(tallies).epe_moving, stated_epe_moving)))
 
 
-def _no_better(tallies: Tallies) -> Iterator[Finding]:
+def _no_better(tallies: Tallies) -> Findings:
     where = [
         f"{task}: {t.epe_moving:.2f} px, no motion {t.zero_moving:.2f} px"
         for task, t in tallies.items()
         if t.moving and t.epe_moving > NO_BETTER * t.zero_moving
     ]
-    yield from _one(
-        f"Tokens are no better than predicting no motion in {_tasks(where)}",
+    return found(
+        f"Tokens are no better than predicting no motion in {counted(where, 'task')}",
         where,
         "More flow.cells, or another flow.tokenizer; where lengths are near flow.static_px, a lower one.",
     )
 
 
-def _spilled(tallies: Tallies) -> Iterator[Finding]:
+def _spilled(tallies: Tallies) -> Findings:
     where = [
         f"{task}: {t.epe_all:.2f} px, no motion {t.zero_all:.2f} px"
         for task, t in tallies.items()
         if t.epe_all > t.zero_all
     ]
-    yield from _one(
-        f"Over all cells, tokens are worse than predicting no motion in {_tasks(where)}",
+    return found(
+        f"Over all cells, tokens are worse than predicting no motion in {counted(where, 'task')}",
         where,
         "Each code covers more than what moves there, and spills over its edges: more flow.cells.",
     )
 
 
-def _worse(tallies: Tallies) -> Iterator[Finding]:
+def _worse(tallies: Tallies) -> Findings:
     lost = {task: t.epe_moving / t.zero_moving for task, t in tallies.items() if t.moving}
     mean = sum(lost.values()) / max(len(lost), 1)
     where = [f"{task}: {share:.0%}, mean {mean:.0%}" for task, share in lost.items() if share > ALARM_RATIO * mean]
-    yield from _one(
-        f"Tokens lose {ALARM_RATIO:g} times the mean share of the motion, or more, in {_tasks(where)}",
+    return found(
+        f"Tokens lose {ALARM_RATIO:g} times the mean share of the motion, or more, in {counted(where, 'task')}",
         where,
         "It moves unlike the others: see its pictures below. A fitted tokenizer must have seen such motion.",
     )
 
 
-def _beyond(tallies: Tallies) -> Iterator[Finding]:
+def _beyond(tallies: Tallies) -> Findings:
     where = [
         f"{task}: {_percent(t.beyond, t.moving)} of the moving cells"
         for task, t in tallies.items()
         if t.beyond > BEYOND_SHARE * t.moving
     ]
-    yield from _one(
-        f"Motion is longer than the tokenizer can say in {_tasks(where)}",
+    return found(
+        f"Motion is longer than the tokenizer can say in {counted(where, 'task')}",
         where,
         "Its direction is kept, its length is cut. A shorter action.horizon shortens the flow.",
     )
 
 
-def _short(tallies: Tallies) -> Iterator[Finding]:
+def _short(tallies: Tallies) -> Findings:
     where = [
         f"{task}: {_percent(t.short, t.steps)} of the steps"
         for task, t in tallies.items()
         if t.short > SHORT_SHARE * t.steps
     ]
-    yield from _one(
-        f"Many steps look less than half the horizon ahead and have no flow tokens in {_tasks(where)}",
+    return found(
+        f"Many steps look less than half the horizon ahead and have no flow tokens in {counted(where, 'task')}",
         where,
         "Episodes are short beside the horizon: a shorter action.horizon, or longer demonstrations.",
     )
 
 
-def _still(tallies: Tallies) -> Iterator[Finding]:
+def _still(tallies: Tallies) -> Findings:
     where = [
         f"{task}: {_percent(t.still, t.steps - t.short)} of the steps"
         for task, t in tallies.items()
         if t.still > STILL_SHARE * (t.steps - t.short)
     ]
-    yield from _one(
-        f"Nothing moves in most steps of {_tasks(where)}",
+    return found(
+        f"Nothing moves in most steps of {counted(where, 'task')}",
         where,
         "Either the demonstrations stand still (`nora-ecot inspect` shows their no-ops) or the backend sees nothing: "
         "compare another flow.backend. flow.static_px decides what moves.",
     )
 
 
-def _static(tallies: Tallies) -> Iterator[Finding]:
+def _static(tallies: Tallies) -> Findings:
     codes = total(tallies).codes
-    if codes.max() > STATIC_SHARE * codes.sum():
-        yield Finding(
-            f"One code is {_percent(int(codes.max()), int(codes.sum()))} of all codes",
-            (f"code {codes.argmax()}; {int((codes > 0).sum())} of {len(codes)} are used",),
-            "There is nearly nothing to predict: a lower flow.static_px, more flow.cells, or a longer action.horizon.",
-        )
+    most, known = int(codes.max()), int(codes.sum())
+    if most <= STATIC_SHARE * known:
+        return ()
+    return found(
+        f"One code is {_percent(most, known)} of all codes",
+        [f"code {codes.argmax()}; {int((codes > 0).sum())} of {len(codes)} are used"],
+        "There is nearly nothing to predict: a lower flow.static_px, more flow.cells, or a longer action.horizon.",
+    )
 
 
-def _as_stated(found: float, stated: float) -> Iterator[Finding]:
-    if abs(found - stated) > DIFFERENT_PX:
-        yield Finding(
-            "Tokens do not decode to what their manifest says",
-            (f"moving error {found:.3f} px, manifest {stated:.3f} px",),
-            "They were made of other flow or by another version: make them again with scripts/preprocess_flow.py.",
-        )
+def _as_stated(tokens_px: float, stated_px: float) -> Findings:
+    differs = abs(tokens_px - stated_px) > DIFFERENT_PX
+    return found(
+        "Tokens do not decode to what their manifest says",
+        [f"moving error {tokens_px:.3f} px, manifest {stated_px:.3f} px"] if differs else [],
+        "They were made of other flow or by another version: make them again with scripts/preprocess_flow.py.",
+    )
 
 
-_CHECKS: dict[str, Callable[[Tallies], Iterator[Finding]]] = {
+_CHECKS: dict[str, Callable[[Tallies], Findings]] = {
     "tokens tell more than no motion": _no_better,
     "codes do not spill over what moves": _spilled,
     "no task loses far more than the others": _worse,
@@ -144,15 +146,6 @@ _CHECKS: dict[str, Callable[[Tallies], Iterator[Finding]]] = {
     "something moves": _still,
     "more than one code is used": _static,
 }
-
-
-def _one(says: str, where: list[str], remedy: str) -> Iterator[Finding]:
-    if where:
-        yield Finding(says, tuple(where), remedy)
-
-
-def _tasks(where: list[str]) -> str:
-    return f"{len(where)} task{'' if len(where) == 1 else 's'}"
 
 
 def _percent(part: int, whole: int) -> str:
