@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from configs.choices import Normalization
+from data_pipeline.action_checks import clipped_share
 from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics
 from data_pipeline.inspection import DemoFacts, Inspection, seconds
-from data_pipeline.inspection_checks import clipped_share
 from data_pipeline.libero_utils import MAX_STEPS
 
 UNITS = (5.0, 5.0, 5.0, 0.5, 0.5, 0.5)

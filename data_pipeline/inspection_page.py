@@ -19,6 +19,7 @@ from data_pipeline.contact_sheet import jpeg, still_lines, typical_demo
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, digest
 from data_pipeline.findings import Check, facts, warnings
 from data_pipeline.html_page import document, notes, section, table
+from data_pipeline.image_checks import MOVING_M, moved
 from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.inspection_charts import (
     STYLE,
@@ -30,7 +31,6 @@ from data_pipeline.inspection_charts import (
     path_figure,
     shared_axes,
 )
-from data_pipeline.inspection_checks import MOVING_M, moved
 from data_pipeline.libero_utils import SUITE_OF
 
 DASH = "–"

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from configs.choices import Normalization, Subset
+from data_pipeline.action_checks import clipped_share
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contact_sheet import WIDTH, write_sheet
 from data_pipeline.contract import AGENTVIEW, EpisodeId
 from data_pipeline.data_splitter import Split, load_split
 from data_pipeline.inspection import Known, inspect_folder, sheet_steps
 from data_pipeline.inspection_charts import nice_ticks, runs
-from data_pipeline.inspection_checks import clipped_share, run_checks
+from data_pipeline.inspection_checks import run_checks
 from data_pipeline.inspection_page import render_page
 from data_pipeline.metainfo import Verdict
 from data_pipeline.raw_loader import Hdf5Source
