@@ -20,6 +20,9 @@ STYLE = """
 .facts div { background: var(--card); padding: 10px 14px; overflow-wrap: anywhere; }
 .facts b { display: block; font-size: 19px; font-weight: 650; font-variant-numeric: tabular-nums; }
 .facts span { color: var(--faint); font-size: 12.5px; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+.key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 12px; }
+.key.k0 { background: var(--c0); } .key.k1 { background: var(--c1); } .key:first-child { margin-left: 0; }
 """
 
 

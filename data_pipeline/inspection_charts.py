@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.choices import Normalization
-from data_pipeline.action_checks import clipped_share
-from data_pipeline.action_stats import DIMENSIONS, GRIPPER, ActionStatistics
+from data_pipeline.action_stats import GRIPPER
 from data_pipeline.inspection import DemoFacts, Inspection, seconds
 from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.svg_parts import nice_ticks, svg, upright
 
 UNITS = (5.0, 5.0, 5.0, 0.5, 0.5, 0.5)
 """What one action unit commands: cm (translation) and rad (rotation) per step, as the OSC controller scales it."""
@@ -35,7 +34,6 @@ STYLE = """
 Placing = Callable[[np.ndarray], np.ndarray]
 """Points in cm [..., 2] -> pixels [..., 2]."""
 _MAX_PATH_POINTS = 45
-_BINS = 41
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def length_strip(demos: Sequence[DemoFacts], axes: Axes) -> str:
         for lane, demo in tests_on_top
     )
     median = _strip_x(seconds(float(np.median([demo.num_steps for demo in demos]))), axes)
-    lines = _line("limit", _strip_x(axes.limit_s, axes), 2, 28) + _line("median", median, 4, 26)
+    lines = upright("limit", _strip_x(axes.limit_s, axes), 2, 28) + upright("median", median, 4, 26)
     return f'<svg class="strip" viewBox="0 0 {_STRIP_WIDTH} {_STRIP_HEIGHT}">{dots}{lines}</svg>'
 
 
@@ -142,11 +140,11 @@ def gripper_figure(demos: Sequence[DemoFacts], axes: Axes) -> str:
     )
     ticks = "".join(
         f'<text class="mid" x="{max(4 + tick * scale, 7):.1f}" y="{bottom + 16:.1f}">{tick:g}</text>'
-        f"{_line('grid', 4 + tick * scale, 4, bottom + 3)}"
+        f"{upright('grid', 4 + tick * scale, 4, bottom + 3)}"
         for tick in nice_ticks(0, longest, 5)
     )
     end = f'<text class="end" x="{_TIME_WIDTH - 2}" y="{bottom + 16:.1f}">s</text>'
-    return _svg(_TIME_WIDTH, bottom + _TIME_BOTTOM, ticks + bars + tests + end)
+    return svg(_TIME_WIDTH, bottom + _TIME_BOTTOM, ticks + bars + tests + end)
 
 
 def runs(mask: np.ndarray) -> list[tuple[bool, int, int]]:
@@ -186,7 +184,7 @@ def path_figure(demos: Sequence[DemoFacts], axes: Axes, across: int, up: int) ->
         )
         starts += f'<circle class="start" r="2.2" cx="{points[0, 0]:.1f}" cy="{points[0, 1]:.1f}"/>'
     grid = _path_grid(place, window[across], high, "xyz"[across], "xyz"[up])
-    return _svg(
+    return svg(
         _PATH_LEFT + _PATH_ACROSS + 8, _PATH_TOP + (high[1] - high[0]) * scale + _PATH_BOTTOM, grid + lines + starts
     )
 
@@ -197,7 +195,7 @@ def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, flo
     parts: list[str] = []
     for tick in nice_ticks(*wide, 5):
         x = float(place(np.array([tick, high[0]]))[0])
-        parts.append(_line("grid", x, top, bottom))
+        parts.append(upright("grid", x, top, bottom))
         parts.append(f'<text class="mid" x="{x:.1f}" y="{bottom + 13:.1f}">{tick:g}</text>')
     for tick in nice_ticks(*high, 5):
         y = float(place(np.array([wide[0], tick]))[1])
@@ -209,130 +207,7 @@ def _path_grid(place: Placing, wide: tuple[float, float], high: tuple[float, flo
     return "".join(parts)
 
 
-# ------------------------------------------------------------------ histograms of actions
-
-_COLUMN, _PLOT, _PLOT_HEIGHT = 164, 140, 62
-_RAW_TOP, _NORMAL_TOP, _ACTION_HEIGHT = 40, 142, 232
-_SHOWN = {Normalization.NORMAL: 4.0, Normalization.BOUNDS: 1.5, Normalization.BOUNDS_Q99: 1.5}
-"""The normalised histogram shows values before clipping up to here; those beyond count in the last bar."""
-
-
-def action_figure(actions: np.ndarray, statistics: ActionStatistics | None, axes: Axes) -> str:
-    """Every dimension of actions [N, 7]: as commanded, and beneath it as the policy's target, with what is clipped."""
-    columns = "".join(_motion(i, actions, statistics, axes) for i in range(GRIPPER))
-    height = _ACTION_HEIGHT if statistics is not None else _NORMAL_TOP - 12
-    return _svg(_COLUMN * len(DIMENSIONS) - 20, height, columns + _gripper(actions))
-
-
-def _motion(index: int, actions: np.ndarray, statistics: ActionStatistics | None, axes: Axes) -> str:
-    half, left = axes.action[index], index * _COLUMN
-    title = f"{DIMENSIONS[index]}, {'cm' if index < 3 else 'rad'} per step"
-    parts = [f'<text class="title" x="{left}" y="12">{title}</text>']
-    parts.append(_bars(actions[:, index] * UNITS[index], half, left, _RAW_TOP, beyond=math.inf))
-    parts += _ends(left, _RAW_TOP, half, half)
-    if statistics is not None:
-        parts += _bounds(index, statistics, half, left)
-        parts += _targets(index, actions, statistics, left)
-    return "".join(parts)
-
-
-def _bounds(index: int, statistics: ActionStatistics, half: float, left: float) -> list[str]:
-    """What becomes -1 and 1, over the histogram as commanded and in words."""
-    low, high = (float(bound[index]) * UNITS[index] for bound in (statistics.low, statistics.high))
-    digits = 1 if index < 3 else 2
-    lines = [
-        _line("bound", left + _PLOT * (v / half + 1) / 2, _RAW_TOP, _RAW_TOP + _PLOT_HEIGHT)
-        for v in (low, high)
-        if abs(v) <= half
-    ]
-    return [f'<text x="{left}" y="27">-1 is {low:.{digits}f}, 1 is {high:.{digits}f}</text>', *lines]
-
-
-def _targets(index: int, actions: np.ndarray, statistics: ActionStatistics, left: float) -> list[str]:
-    """The histogram that the policy is trained on, and what is clipped of it."""
-    shown, clips = _SHOWN[statistics.mode], statistics.mode is not Normalization.NORMAL
-    targets = (actions[:, index] - statistics.centre[index]) / statistics.unit[index]
-    bottom = _NORMAL_TOP + _PLOT_HEIGHT
-    says = f"{100 * clipped_share(actions, statistics)[index]:.1f} % clipped" if clips else "not clipped"
-    return [
-        _bars(targets, shown, left, _NORMAL_TOP, beyond=1 + 1e-4 if clips else math.inf),
-        *(_line("bound", left + _PLOT * (v / shown + 1) / 2, _NORMAL_TOP, bottom) for v in (-1, 1)),
-        *_ends(left, _NORMAL_TOP, 1, shown),
-        f'<text x="{left}" y="{bottom + 28}">{says}</text>',
-    ]
-
-
-def _bars(values: np.ndarray, half: float, left: float, top: float, beyond: float) -> str:
-    """A histogram over [-half, half]; values past it count in the last bars, those past `beyond` are orange."""
-    inside = np.clip(values, -half, half)
-    shares = {
-        "fill0": np.histogram(inside[np.abs(values) <= beyond], _BINS, (-half, half))[0],
-        "fill1": np.histogram(inside[np.abs(values) > beyond], _BINS, (-half, half))[0],
-    }
-    peak = max(int(counts.max()) for counts in shares.values())
-    width, base = _PLOT / _BINS, top + _PLOT_HEIGHT
-    paths = ""
-    for kind, counts in shares.items():
-        # root of the count: the few steps of a grasp stay visible beside the many that stand still in a dimension
-        heights = np.sqrt(counts / peak) * _PLOT_HEIGHT
-        bars = "".join(
-            f"M{left + i * width:.1f} {base}v{-height:.1f}h{width - 0.4:.1f}V{base}z"
-            for i, height in enumerate(heights)
-            if counts[i]
-        )
-        paths += f'<path class="{kind}" d="{bars}"/>' if bars else ""
-    return paths + f'<line class="axis" x1="{left}" x2="{left + _PLOT}" y1="{base}" y2="{base}"/>'
-
-
-def _ends(left: float, top: float, shown: float, half: float) -> list[str]:
-    """Numbers at -shown, 0 and shown of an axis over [-half, half]."""
-    y = top + _PLOT_HEIGHT + 13
-    return [
-        f'<text class="{kind}" x="{left + _PLOT * (value / half + 1) / 2:.1f}" y="{y}">{value:.2g}</text>'
-        for value, kind in (
-            (-shown, "mid" if shown < half else ""),
-            (0, "mid"),
-            (shown, "mid" if shown < half else "end"),
-        )
-    ]
-
-
-def _gripper(actions: np.ndarray) -> str:
-    """The last column: shares of closing and opening commands, and what the target says for them."""
-    left, base = GRIPPER * _COLUMN, _RAW_TOP + _PLOT_HEIGHT
-    parts = [f'<text class="title" x="{left}" y="12">gripper</text>']
-    shares = ((-1, "open", "fill0", 1), (1, "close", "fill1", 0))
-    for place, (sign, name, kind, target) in enumerate(shares):
-        share = float((np.sign(actions[:, GRIPPER]) == sign).mean())
-        x, height = left + 12 + place * 62, share * _PLOT_HEIGHT
-        parts.append(f'<rect class="{kind}" x="{x}" y="{base - height:.1f}" width="40" height="{height:.1f}"/>')
-        parts.append(f'<text class="mid" x="{x + 20}" y="{base - height - 4:.1f}">{100 * share:.0f} %</text>')
-        parts.append(f'<text class="mid" x="{x + 20}" y="{base + 13}">{name} {sign:+d}</text>')
-        parts.append(f'<text class="mid" x="{x + 20}" y="{base + 28}">target {target}</text>')
-    parts.append(f'<line class="axis" x1="{left}" x2="{left + 124}" y1="{base}" y2="{base}"/>')
-    return "".join(parts)
-
-
-# ------------------------------------------------------------------ helpers
-
-
-def nice_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values in [low, high], at most `most` + 1."""
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
-    return [round(i * step, 6) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _svg(width: float, height: float, body: str) -> str:
-    return f'<svg class="panels" viewBox="0 0 {width:.0f} {height:.0f}">{body}</svg>'
-
-
-def _line(kind: str, x: float, top: float, bottom: float) -> str:
-    return f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>'
-
-
-def _points(line: np.ndarray) -> str:
-    stride = max(1, -(-len(line) // _MAX_PATH_POINTS))
-    kept = [*line[:-1:stride].tolist(), line[-1].tolist()]
+def _points(path: np.ndarray) -> str:
+    stride = max(1, -(-len(path) // _MAX_PATH_POINTS))
+    kept = [*path[:-1:stride].tolist(), path[-1].tolist()]
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in kept)

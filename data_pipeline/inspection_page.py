@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 
 from data_pipeline import findings
+from data_pipeline.action_histograms import action_figure
 from data_pipeline.action_stats import COLUMNS, ActionStatistics
 from data_pipeline.contact_sheet import jpeg, still_lines, typical_demo
 from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, digest
@@ -24,7 +25,6 @@ from data_pipeline.inspection import DemoFacts, Inspection, TaskFacts, seconds
 from data_pipeline.inspection_charts import (
     STYLE,
     Axes,
-    action_figure,
     gripper_figure,
     length_axis,
     length_strip,
@@ -35,7 +35,6 @@ from data_pipeline.libero_utils import SUITE_OF
 
 DASH = "–"
 _PAGE_STYLE = """
-td.number { text-align: right; white-space: nowrap; } th.number { text-align: right; }
 .rows td { vertical-align: middle; padding-top: 6px; padding-bottom: 6px; } .rows td:first-child { min-width: 330px; }
 .rows a { color: var(--accent); text-decoration: none; display: inline-block; min-width: 20px; }
 svg.strip { width: 230px; display: block; }
@@ -51,8 +50,6 @@ svg.strip { width: 230px; display: block; }
 figure.panel { margin: 0; } figure.panel figcaption { font-weight: 600; font-size: 13px; margin-bottom: 4px; }
 figure.panel figcaption span { color: var(--faint); font-weight: 400; }
 svg.panels { width: 100%; display: block; overflow: visible; } .rest { fill-opacity: 0.3; }
-.key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 12px; }
-.key.k0 { background: var(--c0); } .key.k1 { background: var(--c1); } .key:first-child { margin-left: 0; }
 .words td { padding-top: 5px; padding-bottom: 5px; } .words td:last-child { width: 90%; }
 .words b { font-weight: 650; color: var(--accent); }
 @media (max-width: 900px) { figure.panel { max-width: 440px; }

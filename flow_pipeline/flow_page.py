@@ -30,9 +30,7 @@ figcaption { font-size: 13px; color: var(--faint); margin-bottom: 6px; } figcapt
 .step figure { margin: 0; min-width: 0; } .step figcaption { font-size: 12px; line-height: 1.3; margin: 0 0 3px; }
 .step img, .step svg { width: 100%; aspect-ratio: 1; display: block; border-radius: 4px;
   outline: 1px solid var(--rule); }
-table.tasks td:first-child { min-width: 210px; } td.number, th.number { text-align: right; white-space: nowrap; }
-.key { display: inline-block; width: 11px; height: 11px; border-radius: 2px; margin: 0 5px 0 12px; }
-.key.k0 { background: var(--c0); } .key.k1 { background: var(--c1); }
+table.tasks td:first-child { min-width: 210px; }
 @media (max-width: 900px) { .step { grid-template-columns: repeat(3, 1fr); } .two { grid-template-columns: 1fr; }
   .facts { grid-template-columns: repeat(2, 1fr); } main { padding: 20px 14px 60px; } .demo { padding: 12px; } }
 """

@@ -14,11 +14,12 @@ from data_pipeline.contact_sheet import WIDTH, write_sheet
 from data_pipeline.contract import AGENTVIEW, EpisodeId
 from data_pipeline.data_splitter import Split, load_split
 from data_pipeline.inspection import Known, inspect_folder, sheet_steps
-from data_pipeline.inspection_charts import nice_ticks, runs
+from data_pipeline.inspection_charts import runs
 from data_pipeline.inspection_checks import run_checks
 from data_pipeline.inspection_page import render_page
 from data_pipeline.metainfo import Verdict
 from data_pipeline.raw_loader import Hdf5Source
+from data_pipeline.svg_parts import nice_ticks
 from tests.helpers.synthetic import write_split_and_stats, write_synthetic_subset
 
 TASK = "pick_up_the_alphabet_soup_and_place_it_in_the_basket"
