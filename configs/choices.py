@@ -91,6 +91,21 @@ class Corruption(StrEnum):
     NOISY_BOXES = "noisy_boxes"
 
 
+class Tune(StrEnum):
+    """What training changes. `lora`: an adapter on the language model. `full`: all of the language model's weights."""
+
+    LORA = "lora"
+    FULL = "full"
+
+
+class Weights(StrEnum):
+    """What a checkpoint holds: an adapter, a model that was trained in full, or one with its adapter merged in."""
+
+    ADAPTER = "adapter"
+    FULL = "full"
+    MERGED = "merged"
+
+
 class Control(StrEnum):
     """Policies that are not trained: what a number stands beside."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from configs.building import not_in_key
 from configs.checks import check, in_range
-from configs.choices import Mode
+from configs.choices import Mode, Tune
 from configs.data import AnnotatorConfig, DataConfig, EnvConfig, FlowConfig
 from configs.model import (
     ActionConfig,
@@ -83,6 +83,7 @@ class ExperimentConfig:
     max_train_steps: int = 100_000
     mixed_precision: str = "bf16"
     seed: int = 42
+    tune: Tune = Tune.LORA  # full: without an adapter; what `lora` says is of no use then
     lora: LoraConfig = LoraConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     reasoning_dropout: ReasoningDropout = ReasoningDropout()
@@ -103,6 +104,10 @@ class ExperimentConfig:
         in_range("gradient_accumulation_steps", self.gradient_accumulation_steps, 1)
         in_range("max_train_steps", self.max_train_steps, 1)
         check(self.mixed_precision in ("bf16", "no"), f"mixed_precision={self.mixed_precision!r}; allowed: bf16, no")
+        check(
+            self.tune is Tune.LORA or self.lora.base_bits == 16,
+            f"tune={self.tune} with lora.base_bits={self.lora.base_bits}: quantised layers do not train; allowed: 16",
+        )
         rows, codes = self.model.flow_rows, self.flow.num_codes
         check(
             self.model.base != "scratch" or "flow" not in self.phase.sources or codes <= rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.building import added, not_in_key
-from configs.choices import Control, DropoutVariant, Mode, Normalization, RaftModel, Subset
+from configs.choices import Control, DropoutVariant, Mode, Normalization, RaftModel, Subset, Tune
 from configs.data import AnnotatorConfig, CodebookConfig, EnvConfig
 from configs.model import (
     ActionConfig,
@@ -173,7 +173,7 @@ class ShippedSlice:
 
 @dataclass(frozen=True)
 class TrainSlice:
-    """Stage `train`: one LoRA adapter, checkpoint-final/ and metrics.jsonl.
+    """Stage `train`: one LoRA adapter (or whole model), checkpoint-final/ and metrics.jsonl.
 
     Inputs `regenerate`, `split`, then `annotate`, `tokens` where the phase needs them, and `base` or else `stats`.
     """
@@ -193,6 +193,7 @@ class TrainSlice:
     seed: int
     dropout_variant: DropoutVariant = added(DropoutVariant.WHOLE)
     validation: ValidationConfig = added(ValidationConfig())
+    tune: Tune = added(Tune.LORA)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Merging into the model itself, and taking it out again, would leave rounding beh
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from evaluation.interface import constraint_of
 from evaluation.policy import barred_from_text
 from training.action_tokenizer import FastTokenizer
 from training.layout import Layout, action_tag_ids
+from training.lora_model import merged_copy
 from training.validation import Said
 
 
@@ -24,14 +24,14 @@ from training.validation import Said
 class FreeRunning:
     """An `Act` of training.validation."""
 
-    adapted: Any  # PeftModel; only copied
+    model: Any  # a PeftModel, which is copied, or a bare model; in evaluation mode
     tokenizer: Any
     actions: FastTokenizer
     layout: Layout
 
     def __call__(self, prompts: Sequence[tuple[int, ...]], images: np.ndarray, most: int, rows: int) -> list[Said]:
         """Decode greedily, so many rows at a time. most: tokens of reasoning; 0: act at once."""
-        model = copy.deepcopy(self.adapted).merge_and_unload().eval()
+        model = merged_copy(self.model)
         generator = Generator(
             model,
             self.layout.vocabulary,

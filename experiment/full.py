@@ -46,7 +46,7 @@ def full_checkpoint(
     folder = Path(typed).expanduser()
     if folder.is_dir():
         is_adapter = (folder / "adapter_card.json").is_file()
-        check(not is_adapter, f"--lora_path {typed} is an adapter; give its phase as --model_type")
+        check(not is_adapter, f"--lora_path {typed} is of this project; give its phase as --model_type")
         found = locate_base(str(folder))
         name, path, called = found.name, str(folder.resolve()), re.sub(r"[^\w.-]+", "-", folder.resolve().name)
         entries = entries or entries_with(folder, name, suite, key)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from configs.checks import ConfigError
-from configs.choices import Control, Mode, Subset
+from configs.choices import Control, Mode, Subset, Tune
+from configs.model import LoraConfig
 from configs.schema import ExperimentConfig
 from configs.slices import (
     ControlSlice,
@@ -93,7 +94,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
         subset=subset,
         phase=config.reasoning_dropout.trimmed(config.phase),
         reasoning_dropout_prob=config.reasoning_dropout.prob,
-        lora=config.lora,
+        lora=config.lora if config.tune is Tune.LORA else LoraConfig(),
         optimizer=config.optimizer,
         model=config.model,
         action=config.action,
@@ -105,6 +106,7 @@ def train_node(run: Run, places: Places, workers: int = 1) -> StageNode:
         seed=config.seed,
         dropout_variant=config.reasoning_dropout.variant,
         validation=config.validation,
+        tune=config.tune,
     )
     return make_node("train", run.slug, slice_, inputs)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.checks import ConfigError, check
-from configs.choices import STUDY, Control, Mode, Subset
+from configs.choices import STUDY, Control, Mode, Subset, Weights
 from configs.schema import ExperimentConfig
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF, parse_subset, parse_tasks, tasks_text
@@ -88,7 +88,8 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
     )
     elsewhere = "" if subset == trained_on else f"from_{trained_on}"
     tasks, apart = _tasks(values.tasks, config, subset)
-    base = _base_of(store, adapter, card) if config.model.base in TINY_BASES else None
+    on_base = card.get("weights", Weights.ADAPTER) == Weights.ADAPTER
+    base = _base_of(store, adapter, card) if on_base and config.model.base in TINY_BASES else None
     run_ = Run(config, subset, sources, _joined(_variant_of(adapter), elsewhere, apart), tasks=tasks)
     train = adapter if adapter.stage == "train" else None
     return _Wanted(run_, evaluate_node(run_, adapter, base), table_title(config, sources), prepared.said, train)

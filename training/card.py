@@ -1,4 +1,4 @@
-"""The adapter's card: everything evaluation needs besides the weights and the statistics, as adapter_card.json."""
+"""A checkpoint's card: everything evaluation needs besides the weights and the statistics, as adapter_card.json."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from configs.building import build, canonical
-from configs.choices import Subset
+from configs.building import added, build, canonical
+from configs.choices import Subset, Weights
 from configs.phases import PhaseSpec
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.whole_files import write_text
@@ -36,6 +36,8 @@ class AdapterCard:
     statistics: str  # data set of dataset_statistics.json beside the card
     steps: int
     versions: tuple[tuple[str, str], ...]  # (package, version)
+    weights: Weights = added(Weights.ADAPTER)
+    base_bits: int = added(16)  # of the adapted layers of the base, while an adapter trained
 
 
 def package_versions() -> tuple[tuple[str, str], ...]:
@@ -44,8 +46,10 @@ def package_versions() -> tuple[tuple[str, str], ...]:
 
 
 def save_card(folder: Path, card: AdapterCard) -> None:
-    """Write adapter_card.json atomically."""
-    write_text(folder / CARD_FILE, json.dumps(canonical(card, key_only=False), indent=1, sort_keys=True) + "\n")
+    """Write adapter_card.json atomically; an `added` field only where it says something."""
+    values = canonical(card, key_only=False)
+    said = {name: values[name] for name in canonical(card)}
+    write_text(folder / CARD_FILE, json.dumps(said, indent=1, sort_keys=True) + "\n")
 
 
 def load_card(folder: Path) -> AdapterCard:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from configs.checks import ConfigError, check
+from configs.choices import Weights
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import EnvironmentProblem
 from training import action_tokenizer
@@ -37,7 +38,7 @@ from training.warm_base import BaseKey, WarmBase
 
 @dataclass(frozen=True)
 class LoadedPolicy:
-    """An adapter on its base, ready to decode. `model` is the plain Qwen model with the adapter merged in.
+    """A checkpoint ready to decode. `model` is a plain Qwen model, an adapter merged in.
 
     Loaded through a WarmBase, it is good until the next load through the same one, which takes its model.
     """
@@ -53,41 +54,45 @@ class LoadedPolicy:
 def load_checkpoint(
     checkpoint: Path, base: Path | str | None, device: str, dtype: torch.dtype, warm: WarmBase | None = None
 ) -> LoadedPolicy:
-    """Load a checkpoint folder on its base.
+    """Load a checkpoint folder: an adapter on its base, or a whole model, which needs no base.
 
     base: the base model's folder or hub id; None: the hub id on the card. warm: keeps the base in memory for the next
-    adapter. Raises ConfigError where base or action tokenizer are not those the adapter was trained with,
+    adapter. Raises ConfigError where base or tokenizers are not those the checkpoint was trained with,
     EnvironmentProblem where something is missing.
     """
     warm = warm or WarmBase()
     card = load_card(checkpoint)
-    actions = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE)
-    check(
-        actions.digest == card.action_tokenizer,
-        f"{checkpoint / ACTION_TOKENIZER_FILE} ({actions.digest[:16]}) is not the one the adapter was trained with "
-        f"({card.action_tokenizer[:16]}, on its card); copy the whole checkpoint folder again",
-    )
-    folder = _find_base(card, base)
-    _check_base(card, folder, checkpoint)
-    key = BaseKey(folder.digest, device, dtype)
-    loaded = warm.take(key, TARGETS, lambda: on_device(load_base(folder.path, dtype)[0], device))
-    tokenizer = load_tokenizer(checkpoint)
-    _check_files(checkpoint, card, tokenizer)
-    fit_embedding(loaded.model, len(tokenizer), seed=0)  # its new rows come from the adapter
-    adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
-    names: Any = adapted.base_model.targeted_module_names
-    foreign = [name for name in names if not re.fullmatch(TARGETS, name)]
-    check(not foreign, f"{checkpoint} adapts {foreign[:1]}; allowed: {TARGETS}. It is no adapter of this project")
-    merged = adapted.merge_and_unload().eval()
-    warm.put_back(loaded)
+    actions, tokenizer = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE), load_tokenizer(checkpoint)
+    _check_files(checkpoint, card, actions, tokenizer)
+    if card.weights is Weights.ADAPTER:
+        found = _find_base(card, base)
+        _check_base(card, found, checkpoint)
+        model = _on_base(checkpoint, found.path, BaseKey(found.digest, device, dtype), len(tokenizer), warm)
+    else:
+        warm.release()
+        model = on_device(load_base(checkpoint, dtype)[0], device)
     return LoadedPolicy(
-        merged,
+        model,
         tokenizer,
         actions,
         ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics),
         card,
         make_layout(card.phase, tokenizer, actions, card.num_flow_codes, card.image_size, card.system_prompt),
     )
+
+
+def _on_base(checkpoint: Path, base: Path, key: BaseKey, rows: int, warm: WarmBase) -> Any:
+    """The base in the folder `base` with the adapter merged in. rows: of the tokenizer."""
+    _check_rank(checkpoint)
+    loaded = warm.take(key, TARGETS, lambda: on_device(load_base(base, key.dtype)[0], key.device))
+    fit_embedding(loaded.model, rows, seed=0)  # its new rows come from the adapter
+    adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
+    names: Any = adapted.base_model.targeted_module_names
+    foreign = [name for name in names if not re.fullmatch(TARGETS, name)]
+    check(not foreign, f"{checkpoint} adapts {foreign[:1]}; allowed: {TARGETS}. It is no adapter of this project")
+    merged = adapted.merge_and_unload().eval()
+    warm.put_back(loaded)
+    return merged
 
 
 def _find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
@@ -101,24 +106,33 @@ def _find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
     return locate_base(str(base))
 
 
-def _check_files(checkpoint: Path, card: AdapterCard, tokenizer: Any) -> None:
-    """What lies in the folder is what the card and the adapter's configuration say."""
-    text, copy_again = tokenizer_digest(tokenizer), "copy the whole checkpoint folder again"
-    check(
-        text == card.text_tokenizer,
-        f"{checkpoint / 'tokenizer.json'} ({text[:16]}) is not the one the adapter was trained with "
-        f"({card.text_tokenizer[:16]}, on its card); {copy_again}",
-    )
+def _check_files(checkpoint: Path, card: AdapterCard, actions: FastTokenizer, tokenizer: Any) -> None:
+    """What lies in the folder is what the card says."""
+    text = tokenizer_digest(tokenizer)
+    for name, found, trained in (
+        (ACTION_TOKENIZER_FILE, actions.digest, card.action_tokenizer),
+        ("tokenizer.json", text, card.text_tokenizer),
+    ):
+        check(
+            found == trained,
+            f"{checkpoint / name} ({found[:16]}) is not the one the checkpoint was trained with ({trained[:16]}, on "
+            "its card); copy the whole checkpoint folder again",
+        )
     check(
         card.image_frame == IMAGE_FRAME,
         f"{checkpoint} was trained on images in the frame {card.image_frame!r}; policies here see {IMAGE_FRAME!r}",
     )
+
+
+def _check_rank(checkpoint: Path) -> None:
+    """The adapter's weights are what its configuration says."""
     said = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     with safe_open(checkpoint / ADAPTER_WEIGHTS, framework="pt") as weights:
         ranks = {weights.get_slice(name).get_shape()[0] for name in weights.keys() if "lora_A" in name}  # noqa: SIM118
     check(
         ranks == {said},
-        f"{checkpoint}: adapter_config.json says rank {said}, the weights have {sorted(ranks)}; {copy_again}",
+        f"{checkpoint}: adapter_config.json says rank {said}, the weights have {sorted(ranks)}; copy the whole "
+        "checkpoint folder again",
     )
 
 

@@ -6,10 +6,12 @@ action_tokenizer.json, dataset_statistics.json and adapter_card.json. None of it
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +150,34 @@ def attach_lora(
     return adapted
 
 
-def save_adapter(
-    folder: Path,
-    model: PeftModel,
-    tokenizer: Any,
-    actions: FastTokenizer,
-    statistics: ActionStatistics,
-    card: AdapterCard,
-) -> None:
+def bare(model: Any) -> Any:
+    """The Qwen model inside a PeftModel, or the model itself where all of it trains."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def merged_copy(model: Any) -> Any:
+    """A plain model that says what `model` says: a copy with the adapter merged in, or the model itself."""
+    return copy.deepcopy(model).merge_and_unload().eval() if isinstance(model, PeftModel) else model
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What lies beside the weights of every checkpoint."""
+
+    tokenizer: Any
+    actions: FastTokenizer
+    statistics: ActionStatistics
+    card: AdapterCard
+
+    def save(self, folder: Path) -> None:
+        """Write them."""
+        self.tokenizer.save_pretrained(folder)
+        self.actions.save(folder / ACTION_TOKENIZER_FILE)
+        self.statistics.save(folder / STATISTICS_FILE)
+        save_card(folder, self.card)
+
+
+def save_adapter(folder: Path, model: PeftModel, companions: Companions) -> None:
     """Write a checkpoint folder; its bytes depend on the arguments alone."""
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -163,10 +185,7 @@ def save_adapter(
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     (folder / ADAPTER_WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
     _write_adapter_config(folder / "adapter_config.json", model)
-    tokenizer.save_pretrained(folder)
-    actions.save(folder / ACTION_TOKENIZER_FILE)
-    statistics.save(folder / STATISTICS_FILE)
-    save_card(folder, card)
+    companions.save(folder)
 
 
 def _write_adapter_config(path: Path, model: PeftModel) -> None:

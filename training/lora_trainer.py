@@ -1,4 +1,4 @@
-"""Stage `train`: one LoRA adapter, by the loop of loop.py."""
+"""Stage `train`: one LoRA adapter or, with tune=full, a whole model, by the loop of loop.py."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from configs.choices import Tune, Weights
 from configs.slices import TrainSlice
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from data_pipeline.contract import StageContext
@@ -24,8 +25,10 @@ from training.layout import role_weights
 from training.loop import fit
 from training.lora_model import (
     IMAGE_FRAME,
+    Companions,
     add_flow_tokens,
     attach_lora,
+    bare,
     load_base,
     make_layout,
     save_adapter,
@@ -39,12 +42,13 @@ from training.timing import TIMING_FILE
 from training.train_inputs import codes_per_step, find_actions, load_data, num_flow_codes
 from training.validation import Instruments, Validation
 from training.warm_base import WARM_BASE
+from training.whole_model import save_whole, tune_in_full
 
 CHECKPOINT_FOLDER = "checkpoint-final"
 
 
 def run_train(config: TrainSlice, context: StageContext, instruments: Instruments) -> list[str]:
-    """Stage `train`: one LoRA adapter. Inputs regenerate, split, stats, and annotate, tokens, base where needed.
+    """Stage `train`: one checkpoint. Inputs regenerate, split, stats, and annotate, tokens, base where needed.
 
     instruments: what its figures need beside the model. Of several processes each calls this; see processes.py.
     """
@@ -56,15 +60,18 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     actions = find_actions(config, base, data, statistics)
     num_flow = num_flow_codes(config, data)
     half = config.mixed_precision == "bf16" and accelerator.device.type == "cuda"
-    frozen = torch.bfloat16 if half else torch.float32
+    stored = torch.bfloat16 if half else torch.float32  # weights that do not train, and whole models on the disk
+    in_full = config.tune is Tune.FULL
     WARM_BASE.release()  # an evaluation's, if this process had one: training needs the memory
-    model, tokenizer = load_base(base.path, frozen, config.lora.base_bits, str(accelerator.device))
+    loaded_as = torch.float32 if in_full else stored
+    model, tokenizer = load_base(base.path, loaded_as, config.lora.base_bits, str(accelerator.device))
     new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
-    adapted = attach_lora(model, config.lora, base.name, new_tokens, config.seed).to(accelerator.device)
+    tuned = tune_in_full(model) if in_full else attach_lora(model, config.lora, base.name, new_tokens, config.seed)
+    tuned.to(accelerator.device)
     if accelerator.device.type == "cpu":
-        quicken_dropout(adapted)
+        quicken_dropout(tuned)
     if config.trainer.gradient_checkpointing:
-        inner: Any = adapted.get_base_model().model
+        inner: Any = bare(tuned).model
         inner.language_model.activation_checkpointing_enable({"use_reentrant": False})
     layout = make_layout(
         config.phase, tokenizer, actions, num_flow, config.model.image_size, config.model.system_prompt
@@ -80,7 +87,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     )
     reader = FlowReader(layout.vocabulary, codes_per_step(data), instruments.decode) if num_flow else None
     run = Run(
-        model=adapted.get_base_model(),
+        model=bare(tuned),
         inputs=StepInputs(data, layout, plan, config.steps),
         role_weights=role_weights(config.phase),
         schedule=config.optimizer,
@@ -97,7 +104,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
             rows=config.batch_size,
             seed=config.seed,
             actions=actions,
-            act=instruments.actor(adapted, tokenizer, actions, layout),
+            act=instruments.actor(tuned, tokenizer, actions, layout),
             flow=reader,
         )
         if len(held_out) and accelerator.is_main_process
@@ -108,7 +115,11 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     def keep(step: int, name: str = "") -> None:
         folder = context.work / (name or f"checkpoint-{step}")
         shutil.rmtree(folder, ignore_errors=True)
-        save_adapter(folder, adapted, tokenizer, actions, statistics, replace(card, steps=step))
+        companions = Companions(tokenizer, actions, statistics, replace(card, steps=step))
+        if in_full:
+            save_whole(folder, tuned, stored, base.path, companions)
+        else:
+            save_adapter(folder, tuned, companions)
 
     fit(run, config.trainer, context, keep)
     if accelerator.is_main_process:
@@ -149,4 +160,6 @@ def _card(
         statistics=statistics.dataset,
         steps=config.steps,
         versions=package_versions(),
+        weights=Weights.FULL if config.tune is Tune.FULL else Weights.ADAPTER,
+        base_bits=config.lora.base_bits,
     )

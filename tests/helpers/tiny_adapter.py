@@ -21,6 +21,7 @@ from training.base_folder import TINY, locate_base
 from training.card import AdapterCard, package_versions
 from training.lora_model import (
     ACTION_TOKENIZER_FILE,
+    Companions,
     add_flow_tokens,
     attach_lora,
     load_base,
@@ -159,5 +160,5 @@ def write_tiny_adapter(
         versions=package_versions(),
     )
     checkpoint = folder / "checkpoint-final"
-    save_adapter(checkpoint, adapted, tokenizer, actions, statistics, card)
+    save_adapter(checkpoint, adapted, Companions(tokenizer, actions, statistics, card))
     return TinyAdapter(base.path, checkpoint)

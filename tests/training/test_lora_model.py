@@ -207,7 +207,7 @@ def test_another_action_tokenizer_beside_the_weights_is_refused_with_both_values
 ) -> None:
     copied, other = shutil.copytree(adapter.checkpoint, tmp_path / "copied"), fitted_actions(codes=300)
     other.save(copied / "action_tokenizer.json")
-    with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
+    with pytest.raises(ConfigError, match="is not the one the checkpoint was trained with") as refused:
         load_checkpoint(copied, adapter.base, "cpu", FLOAT)
     assert other.digest[:16] in str(refused.value)
     assert load_card(copied).action_tokenizer[:16] in str(refused.value)
@@ -228,7 +228,7 @@ def test_another_text_tokenizer_frame_or_rank_is_refused_with_both_values(adapte
     with pytest.raises(ConfigError, match="'upright'; policies here see 'rot180'"):
         load_checkpoint(frame, adapter.base, "cpu", FLOAT)
     words = changed("words", "tokenizer.json", '"<flow_0>"', '"<flow_zero>"')
-    with pytest.raises(ConfigError, match="is not the one the adapter was trained with") as refused:
+    with pytest.raises(ConfigError, match="is not the one the checkpoint was trained with") as refused:
         load_checkpoint(words, adapter.base, "cpu", FLOAT)
     assert load_card(words).text_tokenizer[:16] in str(refused.value)
 
