@@ -55,7 +55,7 @@ def restore(run: Run, work: Path, *, cut: bool = True) -> None:
         with torch.no_grad():
             for name, parameter in run.parameters.items():
                 parameter.copy_(weights[name])
-        optimizer = torch.load(found[-1] / "optimizer.pt", map_location=run.accelerator.device, weights_only=True)
+        optimizer = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
         run.optimizer.load_state_dict(optimizer)
         run.step, run.skipped_in_row, run.rows = state["step"], state["skipped_in_row"], state["rows"]
     if cut:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +19,11 @@ from safetensors.torch import load_file
 
 from configs.checks import ConfigError
 from configs.model import LoraConfig
-from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.contract import EnvironmentProblem, StageContext
 from experiment.training import run_train
 from tests.helpers.tiny_adapter import TEXT_FLOW_COT
 from tests.helpers.training_study import TRAINER, Study
-from tests.training.test_lora_trainer import kill_at, outputs, rows
+from tests.training.test_lora_trainer import FORK, kill_at, outputs, rows
 from training import gradient
 from training.batch import Batch
 from training.checkpoint import METRICS_FILE, save
@@ -141,3 +145,48 @@ def test_killed_at_any_step_with_any_workers(study: Study, workers: int) -> None
         kill_at(step, run_train, study.train_slice(TEXT_FLOW_COT, steps=5, trainer=trainer), context)
     run_train(study.train_slice(TEXT_FLOW_COT, steps=5, trainer=replace(TRAINER, num_workers=workers)), context)
     assert outputs(context.work) == whole
+
+
+SHARED = replace(TRAINER, processes=2, checkpoint_every=2)
+
+
+def in_a_child(study: Study, context: StageContext, at_step_3: Callable[[int], None]) -> int:
+    """Exit code of a run of two processes, 5 steps, in a child of its own. at_step_3: is given the other's id."""
+
+    def report(done: int, total: int, note: str) -> None:
+        if done == 3:
+            (other,) = multiprocessing.active_children()
+            (context.work / "other").write_text(str(other.pid))
+            assert other.pid is not None
+            at_step_3(other.pid)
+
+    config = study.train_slice(TEXT_FLOW_COT, steps=5, trainer=SHARED)
+    child = FORK.Process(target=run_train, args=(config, replace(context, report=report)))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None, "it waits for ever"
+    return child.exitcode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["rank 0", "rank 1"])
+def test_a_process_that_is_killed_takes_the_others_with_it_and_the_run_resumes(
+    study: Study, victim: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = outputs(study.train("both_alive", TEXT_FLOW_COT, steps=5, trainer=SHARED))
+    context = study.context(f"lost_{victim}")
+    code = in_a_child(study, context, lambda pid: os.kill(pid if victim == "rank 1" else os.getpid(), signal.SIGKILL))
+    assert code == -signal.SIGKILL
+    if victim == "rank 1":
+        assert "process 1 of 2 was killed by SIGKILL" in capfd.readouterr().err
+    other = int((context.work / "other").read_text())
+    wait_until(lambda: not Path(f"/proc/{other}").exists(), 5)
+    run_train(study.train_slice(TEXT_FLOW_COT, steps=5, trainer=SHARED), context)
+    assert outputs(context.work) == whole
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
