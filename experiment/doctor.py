@@ -51,7 +51,11 @@ class Check:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the checks; 78 where something needed is missing. `--oracle`: see `experiment.oracle`."""
+    """Print the checks; 78 where something needed is missing. `--oracle`, `--base`: see the modules imported."""
+    if "--base" in argv:
+        from experiment import base_doctor
+
+        return base_doctor.main(argv)
     if "--oracle" in argv:
         from experiment import oracle
 
@@ -60,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--verify", action="store_true", help="read every stored file and compare its digest")
     parser.add_argument("--oracle", action="store_true", help="recorded actions through the deployed path, simulated")
+    parser.add_argument("--base", action="store_true", help="the base model, loaded and asked for one action")
     values = parser.parse_args(list(argv))
     checks = [python(), *packages(), frame(), assets(), disk(values.output_dir.expanduser()), cuda()]
     if values.verify:

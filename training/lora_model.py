@@ -34,6 +34,7 @@ TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(ga
 """Full names of the adapted layers. Anchored: a list of suffixes would also hit the vision tower's MLP."""
 
 
+ACTION_TOKEN = "<robot_action_{}>"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 IMAGE_FRAME = "rot180"
 """Of the policy's image; see data_pipeline.image_frame."""
@@ -105,15 +106,30 @@ def on_device(model: Any, device: str) -> Any:
     return model.to(device)
 
 
+def add_action_tokens(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Any, num_codes: int, seed: int
+) -> list[int]:
+    """Name `<robot_action_0..>` where the base knows no actions, as plain Qwen2.5-VL; returns the ids made."""
+    known = ACTION_TOKEN.format(0) in tokenizer.get_vocab()
+    return [] if known else _add_tokens(model, tokenizer, ACTION_TOKEN, num_codes, seed)
+
+
 def add_flow_tokens(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Any, num_codes: int, seed: int) -> list[int]:
-    """Name `<flow_0..>` after the tokenizer's last id; new rows only where the embedding has none to spare.
+    """Name `<flow_0..>`; returns their ids."""
+    return _add_tokens(model, tokenizer, "<flow_{}>", num_codes, seed)
+
+
+def _add_tokens(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Any, name: str, count: int, seed: int
+) -> list[int]:
+    """Name tokens after the tokenizer's last id; new rows only where the embedding has none to spare.
 
     Returns their ids. Rows made here start from draws of `seed`, about the mean of the others.
     """
     first = len(tokenizer)
-    add_numbered_tokens(tokenizer, "<flow_{}>", num_codes)
+    add_numbered_tokens(tokenizer, name, count)
     fit_embedding(model, len(tokenizer), seed)
-    return list(range(first, first + num_codes))
+    return list(range(first, first + count))
 
 
 def fit_embedding(model: Qwen2_5_VLForConditionalGeneration, rows: int, seed: int) -> None:

@@ -26,6 +26,7 @@ from training.loop import fit
 from training.lora_model import (
     IMAGE_FRAME,
     Companions,
+    add_action_tokens,
     add_flow_tokens,
     attach_lora,
     bare,
@@ -65,7 +66,10 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
     WARM_BASE.release()  # an evaluation's, if this process had one: training needs the memory
     loaded_as = torch.float32 if in_full else stored
     model, tokenizer = load_base(base.path, loaded_as, config.lora.base_bits, str(accelerator.device))
-    new_tokens = add_flow_tokens(model, tokenizer, num_flow, config.seed)
+    new_tokens = [
+        *add_action_tokens(model, tokenizer, actions.num_codes, config.seed),
+        *add_flow_tokens(model, tokenizer, num_flow, config.seed),
+    ]
     tuned = tune_in_full(model) if in_full else attach_lora(model, config.lora, base.name, new_tokens, config.seed)
     tuned.to(accelerator.device)
     if accelerator.device.type == "cpu":

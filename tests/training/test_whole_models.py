@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,11 @@ from evaluation.policy import load_subject
 from evaluation.policy_api import Observation
 from experiment import compose
 from experiment.training import run_train
-from tests.helpers.tiny_adapter import TEXT_COT, TEXT_FLOW_COT
+from tests.helpers.tiny_adapter import CODES, CORPUS, FLOW_CODES, SMALL, TEXT_COT, TEXT_FLOW_COT
 from tests.helpers.training_study import TRAINER, Study
 from tests.training.test_lora_trainer import kill_at, outputs, rows
 from training.loaded_policy import load_checkpoint
+from training.tiny_backbone import build_config, build_model, build_tokenizer, save_base
 
 FULL = {"tune": Tune.FULL, "optimizer": OptimizerConfig(learning_rate=5e-3, warmup_steps=2)}
 
@@ -110,3 +112,22 @@ def test_the_card_of_a_quantised_bases_adapter_says_so(study: Study, base: Path)
     assert load_checkpoint(work / "checkpoint-final", base, "cpu", torch.float32).card.base_bits == 4
     plain = study.train("bits_not_on_card", steps=1)
     assert "base_bits" not in json.loads((plain / "checkpoint-final" / "adapter_card.json").read_text())
+
+
+def test_a_base_without_action_tokens_gets_them_and_an_adapter_brings_them_along(
+    study: Study, base: Path, tmp_path: Path
+) -> None:
+    """Plain Qwen2.5-VL: the rows of the new tokens train with the adapter; loading makes them again."""
+    plain = tmp_path / "base" / "base"
+    tokenizer = build_tokenizer([*CORPUS] * 4, SMALL.text_vocab, 0)
+    save_base(plain, build_model(build_config(tokenizer, replace(SMALL, flow_rows=0)), 0), tokenizer, SMALL)
+    shutil.copyfile(base / "action_tokenizer.json", plain / "action_tokenizer.json")
+    context = replace(study.context("plain_qwen"), inputs={**study.inputs, "base": tmp_path / "base"})
+    run_train(study.train_slice(TEXT_FLOW_COT), context)
+    loaded = load_checkpoint(context.work / "checkpoint-final", plain, "cpu", torch.float32)
+    first = len(tokenizer)
+    assert loaded.layout.vocabulary.action_start == first
+    assert loaded.layout.vocabulary.flow_start == first + CODES
+    assert loaded.model.get_input_embeddings().num_embeddings == first + CODES + FLOW_CODES
+    weights = load_file(context.work / "checkpoint-final" / "adapter_model.safetensors")
+    assert [len(value) for name, value in weights.items() if "token" in name] == [CODES + FLOW_CODES]
