@@ -6,7 +6,6 @@ observations were taken *after* action t (their states before it): only regenera
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -39,6 +38,7 @@ from data_pipeline.hdf5_reading import (
     task_files,
 )
 from data_pipeline.libero_utils import instruction, task_names
+from data_pipeline.whole_files import file_sha256
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,6 @@ def refuse(bad: Sequence[ConfigError], total: int) -> None:
 # ------------------------------------------------------------------ the stage `official`
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _link_or_copy(source: Path, target: Path) -> None:
     partial_path = target.with_name(target.name + ".partial")
     partial_path.unlink(missing_ok=True)
@@ -244,7 +238,7 @@ def run_official(config: OfficialSlice, context: StageContext) -> list[str]:
         source, target = Path(path), context.work / name
         if not source.is_file():
             raise EnvironmentProblem(f"{source} is missing; start the run again")
-        found = file_digest(source)
+        found = file_sha256(source)
         if found != digest:
             raise EnvironmentProblem(f"{source} has changed: sha256 {found}, expected {digest}; start the run again")
         _link_or_copy(source, target)

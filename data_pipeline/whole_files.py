@@ -1,11 +1,12 @@
 """Files that are whole or not there: written under another name beside their own, then renamed.
 
 What is resumed after a crash only needs that much. What must survive a power cut as well is synced where it is
-written: the store, the sidecars, replies that were paid for.
+written: the store, the sidecars, replies that were paid for. Which file it is, its content says: `file_sha256`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Generator
@@ -34,6 +35,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Indented, for people; numbers must be finite where other programs read them."""
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_whole_json(path: Path) -> bool:

@@ -22,6 +22,7 @@ from configs.model import TrainerConfig
 from configs.slices import EvaluateSlice
 from data_pipeline.image_frame import policy_image
 from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.whole_files import file_sha256
 from evaluation.episodes import make_protocol
 from evaluation.generation import Generator, Request, Written
 from evaluation.interface import Interface, Picture
@@ -200,6 +201,5 @@ def folder_digest(folder: Path) -> str:
     """sha256 of every file's name and bytes."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from configs.checks import ConfigError
 from configs.choices import Component, Subset
-from experiment.files import environment_errors, file_sha256
+from data_pipeline.whole_files import file_sha256
+from experiment.files import environment_errors
 from experiment.stages import StageNode, stored_node
 from experiment.store import Store
 

@@ -18,7 +18,7 @@ import numpy as np
 from configs.choices import STUDY
 from configs.schema import ExperimentConfig
 from data_pipeline.contract import AGENTVIEW
-from data_pipeline.whole_files import write_json
+from data_pipeline.whole_files import file_sha256, write_json
 from experiment.data_stages import expert_views
 from experiment.datasets import data_for
 from experiment.settings import choice_of
@@ -26,7 +26,7 @@ from experiment.stages import StageNode
 from experiment.store import Manifest, Store
 from experiment.study import Study, run_study
 from training.base_folder import SCRATCH
-from training.shipped_base import BASE_FOLDER, MANIFEST, SHIPPED, ShippedBase, base_settings, file_digest
+from training.shipped_base import BASE_FOLDER, MANIFEST, SHIPPED, ShippedBase, base_settings
 
 RECIPE = (
     "preset=tiny",
@@ -82,7 +82,7 @@ def export(store: Store, node: StageNode, made: Sequence[Manifest], config: Expe
         "minutes": round(sum(m.seconds for m in made) / 60, 1),
         "data": data_digests(store, node),
         "settings": base_settings(config),
-        "files": {name: file_digest(target / name) for name in names},
+        "files": {name: file_sha256(target / name) for name in names},
     }
     write_json(target / MANIFEST, manifest)
 

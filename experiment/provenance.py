@@ -7,7 +7,7 @@ import subprocess
 from functools import lru_cache
 from pathlib import Path
 
-from experiment.files import file_sha256
+from data_pipeline.whole_files import file_sha256
 
 
 @lru_cache

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.contract import Interrupted, StageContext
+from data_pipeline.whole_files import file_sha256
 from experiment.files import (
     describe_file,
     describe_files,
     environment_errors,
-    file_sha256,
     link_tree,
     output_digest,
     sync,

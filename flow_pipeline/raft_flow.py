@@ -6,7 +6,6 @@ sha256 of their file.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from configs.choices import RaftModel
 from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem, Episode
+from data_pipeline.whole_files import file_sha256
 from flow_pipeline.estimator import policy_frames, stays_inside
 from flow_pipeline.flow_field import FlowField, k_effective
 
@@ -135,7 +135,7 @@ def _weights_file(choice: RaftSlice) -> tuple[Path, str]:
     """Where the weights lie, after a download where that is needed, and the sha256 of the file."""
     path = Path(choice.path) if choice.path else _downloaded(choice.model)
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_sha256(path)
     except OSError as error:
         raise EnvironmentProblem(f"RAFT weights {path} cannot be read ({error}); {_remedy(choice.model)}") from error
     if choice.weights and digest != choice.weights:

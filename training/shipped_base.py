@@ -6,7 +6,6 @@ a manifest: what made it, from what, and the digest of every file. Imports no to
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from configs.checks import ConfigError, check
 from configs.schema import ExperimentConfig
 from configs.slices import ShippedSlice
 from data_pipeline.contract import EnvironmentProblem, StageContext
+from data_pipeline.whole_files import file_sha256
 from training.base_folder import SCRATCH
 
 SHIPPED = Path(__file__).parent / "tiny_base"
@@ -55,7 +55,7 @@ class ShippedBase:
         """Raise EnvironmentProblem, naming the file, where a file is not what the manifest says."""
         for name, wanted in self.files.items():
             path = self.folder / name
-            found = file_digest(path) if path.is_file() else "missing"
+            found = file_sha256(path) if path.is_file() else "missing"
             if found != wanted:
                 raise EnvironmentProblem(
                     f"{path} is damaged (sha256 {found[:16]}, the manifest says {wanted[:16]}); {_MEND}"
@@ -77,11 +77,6 @@ def base_settings(config: ExperimentConfig) -> dict[str, dict[str, Any]]:
     """What of a configuration is fixed by a tiny base."""
     groups = {"model": canonical(config.model), "action": canonical(config.action)}
     return {g: {k: v for k, v in values.items() if k not in _NOT_OF_THE_BASE[g]} for g, values in groups.items()}
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_shipped(config: ShippedSlice, context: StageContext) -> list[str]:

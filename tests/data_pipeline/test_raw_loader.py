@@ -21,7 +21,8 @@ from data_pipeline.contract import AGENTVIEW, CAMERAS, WRIST, EnvironmentProblem
 from data_pipeline.hdf5_layout import DemoRecord, DemoWriter, TaskInfo, copy_demo, write_demo
 from data_pipeline.hdf5_reading import list_demos, task_files, task_of_file
 from data_pipeline.libero_utils import demo_file
-from data_pipeline.raw_loader import Hdf5Source, file_digest, fixtures_of_model, read_replay, run_official
+from data_pipeline.raw_loader import Hdf5Source, fixtures_of_model, read_replay, run_official
+from data_pipeline.whole_files import file_sha256
 from tests.helpers.synthetic import make_record, write_synthetic_subset
 
 ROOT = Path(__file__).parents[2]
@@ -371,7 +372,7 @@ def test_paths_with_spaces_and_chinese(tmp_path: Path) -> None:
 
 def official_slice(folder: Path) -> OfficialSlice:
     files = task_files(folder, Subset.OBJECT)
-    names = tuple((demo_file(folder, Subset.OBJECT, task).name, file_digest(path)) for task, path in files.items())
+    names = tuple((demo_file(folder, Subset.OBJECT, task).name, file_sha256(path)) for task, path in files.items())
     return OfficialSlice(Subset.OBJECT, tuple(files), names, tuple(map(str, files.values())))
 
 
