@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from data_pipeline.whole_files import sync, write_synced
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,5 @@ class ReplyCache:
         """Keep a reply; it is on the disk when this returns."""
         path = self.path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with open(part, "w", encoding="utf-8") as file:
-            json.dump({"request": asdict(request), "body": body}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-        for folder in (path.parent, self.folder):
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+        write_synced(path, json.dumps({"request": asdict(request), "body": body}))
+        sync(self.folder)

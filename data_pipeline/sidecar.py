@@ -8,7 +8,6 @@ who wrote each field in ``source``. docs/annotations.schema.json describes it. S
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from data_pipeline.contract import (
     EpisodeId,
     StepReasoning,
 )
+from data_pipeline.whole_files import write_synced
 
 ANNOTATE_COMMAND = "python scripts/generate_ecot.py --subset {subset} --output {path}"
 ANNOTATIONS_FORMAT = "nora-ecot annotations 2"
@@ -144,12 +144,7 @@ def _row(features: Mapping[str, Any], name: str, t: int) -> Sequence[Any]:
 
 def write_tree(path: Path, tree: Any) -> None:
     """Compact JSON, atomically and synced."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(tree, file, ensure_ascii=False, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_synced(path, json.dumps(tree, ensure_ascii=False, separators=(",", ":")))
 
 
 def read_tree(path: Path, command: str) -> dict[str, Any]:

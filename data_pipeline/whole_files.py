@@ -1,7 +1,7 @@
 """Files that are whole or not there: written under another name beside their own, then renamed.
 
-What is resumed after a crash only needs that much. What must survive a power cut as well is synced where it is
-written: the store, the sidecars, replies that were paid for. Which file it is, its content says: `file_sha256`.
+What is resumed after a crash only needs that much. What must survive a power cut as well is synced: the store, the
+sidecars, replies that were paid for. Which file it is, its content says: `file_sha256`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Indented, for people; numbers must be finite where other programs read them."""
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file so that a crash leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have the disk keep a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

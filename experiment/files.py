@@ -1,4 +1,4 @@
-"""Files on disk: their digests, links instead of copies, writes that a crash cannot tear, disk errors in words."""
+"""The store's files: their digests, links instead of copies, synced folders, disk errors in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.contract import EnvironmentProblem
-from data_pipeline.whole_files import file_sha256
+from data_pipeline.whole_files import file_sha256, sync
 from experiment.stages import digest
 
 _ENVIRONMENT_ERRNOS = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.ENOTDIR}
@@ -50,17 +50,6 @@ def link_tree(source: Path, target: Path, *, copy_below: int = 0) -> None:
     shutil.copyfile(source, target)
 
 
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
-
-
 @contextlib.contextmanager
 def environment_errors() -> Generator[None]:
     """Turn a full, read-only or forbidden disk into EnvironmentProblem with the path."""
@@ -78,15 +67,6 @@ def environment_errors() -> Generator[None]:
 def describe_file(path: Path) -> dict[str, Any]:
     """{size in bytes, sha256} of one file."""
     return {"size": path.stat().st_size, "sha256": file_sha256(path)}
-
-
-def sync(path: Path) -> None:
-    """Have the disk keep a file, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_tree(folder: Path) -> None:

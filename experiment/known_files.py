@@ -11,9 +11,8 @@ from configs.data import FlowConfig
 from configs.slices import RaftSlice
 from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import demo_file
-from data_pipeline.whole_files import file_sha256
+from data_pipeline.whole_files import file_sha256, write_synced
 from experiment.devices import cuda_devices
-from experiment.files import write_synced
 from experiment.resolve import DataSource
 from experiment.stages import canonical_json
 

@@ -21,17 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.contract import Interrupted, StageContext
-from data_pipeline.whole_files import file_sha256
-from experiment.files import (
-    describe_file,
-    describe_files,
-    environment_errors,
-    link_tree,
-    output_digest,
-    sync,
-    sync_tree,
-    write_synced,
-)
+from data_pipeline.whole_files import file_sha256, sync, write_synced
+from experiment.files import describe_file, describe_files, environment_errors, link_tree, output_digest, sync_tree
 from experiment.provenance import provenance
 from experiment.stages import StageSpec, canonical_json, digest, load
 

@@ -17,8 +17,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.whole_files import file_sha256
-from experiment.files import environment_errors, link_tree, write_synced
+from data_pipeline.whole_files import file_sha256, write_synced
+from experiment.files import environment_errors, link_tree
 from experiment.stages import StageNode, canonical_json
 from experiment.store import Manifest, Store
 
