@@ -15,7 +15,6 @@ from training.tiny_backbone import MERGE, PATCH
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP, as Qwen2.5-VL's processor has them, for values in [0, 1]
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-TEMPORAL_PATCH = 2  # a still image is shown twice
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,12 @@ def rope_positions(ids: np.ndarray, mask: np.ndarray, image: int) -> np.ndarray:
     return np.where(mask, np.where(seen, axes, text), 0)
 
 
-def patchify(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, S, S, 3] -> float32 [B * (S / 14)^2, 1176], normalised, in Qwen2.5-VL's order of patches.
-
-    Patches of one visual token (2 x 2) stand together; within a patch: channel, time, row, column.
-    """
-    once = patches(images).view(-1, 3, 1, PATCH * PATCH)
-    return once.expand(-1, 3, TEMPORAL_PATCH, PATCH * PATCH).reshape(len(once), -1)
-
-
 def patches(images: torch.Tensor) -> torch.Tensor:
-    """The same without the repetition in time: float32 [B * (S / 14)^2, 588]; channel, row, column."""
+    """uint8 [B, S, S, 3] -> float32 [B * (S / 14)^2, 588], normalised, in Qwen2.5-VL's order of patches.
+
+    Patches of one visual token (2 x 2) stand together; within a patch: channel, row, column. The processor writes each
+    channel twice, as two frames in time; `vision_tower` has no need of that.
+    """
     count, size = images.shape[:2]
     grid = size // (PATCH * MERGE)
     mean = torch.tensor(IMAGE_MEAN, device=images.device).view(3, 1) * 255

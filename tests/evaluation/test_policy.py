@@ -20,8 +20,9 @@ from evaluation.generation import Generator, Request, Stream, Written, pad_left
 from evaluation.interface import Interface
 from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subject
 from evaluation.policy_api import Decision, Observation
+from tests.helpers.forward_inputs import patchify
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
-from training.batch import image_grid, patchify, rope_positions
+from training.batch import image_grid, rope_positions
 from training.layout import action_tag_ids, inference_prefix, opening_ids
 from training.loaded_policy import LoadedPolicy, load_checkpoint
 from training.vision_tower import VisionTower

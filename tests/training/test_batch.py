@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers import AutoProcessor
 
-from tests.helpers.forward_inputs import forward_inputs
+from tests.helpers.forward_inputs import forward_inputs, patchify
 from tests.helpers.tiny_adapter import BASELINE, SMALL, TEXT_COT
 from tests.training.test_layout import layout_of
-from training.batch import image_grid, patchify, shift_image
+from training.batch import image_grid, shift_image
 from training.dataset import TrainingData
 from training.lora_model import load_base
 from training.network import Network

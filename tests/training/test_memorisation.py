@@ -14,9 +14,10 @@ from configs.model import ActionConfig, OptimizerConfig
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import StageContext
 from data_pipeline.raw_loader import Hdf5Source
+from tests.helpers.forward_inputs import patchify
 from tests.helpers.tiny_adapter import BASELINE, SMALL
 from tests.helpers.training_study import TRAINER, write_study
-from training.batch import image_grid, patchify
+from training.batch import image_grid
 from training.dataset import TrainingData, load_training_data
 from training.layout import Layout, inference_prefix
 from training.loop import fit

@@ -22,10 +22,11 @@ from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVide
 
 from configs.choices import Role, Subset
 from data_pipeline.contract import EpisodeId, Sample
+from tests.helpers.forward_inputs import patchify
 from tests.helpers.qwen import qwen_tokenizer
 from tests.helpers.tiny_adapter import BASELINE, smooth_chunks, write_hub_fast
 from training.action_tokenizer import from_hub_files
-from training.batch import Batch, collate, image_grid, patchify
+from training.batch import Batch, collate, image_grid
 from training.layout import IGNORE, ROLES, Layout, flatten, inference_prefix, spans
 from training.lora_model import make_layout
 
