@@ -35,9 +35,6 @@ MAX_STEPS: dict[Subset, int] = {
 NUM_TASKS = 10
 """Tasks per suite of the study."""
 
-NUM_INIT_STATES = 50
-"""Official initial states per task."""
-
 _BOWL_PLACES = (
     "between_the_plate_and_the_ramekin",
     "next_to_the_ramekin",
@@ -158,16 +155,6 @@ def tasks_text(tasks: Iterable[int]) -> str:
 def task_names(subset: Subset) -> tuple[str, ...]:
     """The BDDL stems of a suite; the index is the task id."""
     return _TASKS[subset]
-
-
-def task_id_of(subset: Subset, task_name: str) -> int:
-    """Inverse of `task_names(subset)[task_id]`. Raises ConfigError for a name that is not a task of the suite."""
-    names = _TASKS[subset]
-    if task_name in names:
-        return names.index(task_name)
-    near = difflib.get_close_matches(task_name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{task_name!r} is not a task of {SUITE_OF[subset]}{hint}")
 
 
 def instruction(task_name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from configs.choices import STUDY, Look, Subset
 from configs.data import EnvConfig
 from data_pipeline.contract import EnvironmentProblem
-from data_pipeline.libero_utils import NUM_INIT_STATES, parse_tasks, tasks_text
+from data_pipeline.libero_utils import parse_tasks, tasks_text
 from data_pipeline.sim import assets
 
 BUILTIN = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=128)
@@ -55,7 +55,7 @@ def test_a_task_whose_objects_are_known_builds_and_takes_its_official_states(tas
     from data_pipeline.sim.environment import LiberoEnv
 
     env = LiberoEnv(Subset.NINETY, task, BUILTIN)
-    assert env.num_init_states == NUM_INIT_STATES
+    assert env.num_init_states == 50
     env.reset(0, 49)
     env.settle(10)
     env.success()
