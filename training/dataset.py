@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from configs.checks import ConfigError
+from configs.choices import Subset
 from data_pipeline.action_stats import ActionStatistics
 from data_pipeline.contract import AGENTVIEW, Annotation, Episode, EpisodeId, FlowTokens, Sample
 from data_pipeline.image_frame import policy_image
@@ -85,7 +86,7 @@ def flow_codes(flow: FlowTokens, step: int) -> np.ndarray | None:
 
 def load_training_data(
     episodes: Iterable[Episode],
-    statistics: Mapping[Any, ActionStatistics],
+    statistics: Mapping[Subset, ActionStatistics],
     horizon: int,
     image_size: int,
     overflow: Path,

@@ -94,7 +94,7 @@ class StepInputs(Dataset[StepInput]):
         image = (
             shift_image(sample.image, plan.shift_px, sample_generator(*key, "shift")) if plan.shift_px else sample.image
         )
-        return flatten(written), image, len(written) > 2
+        return flatten(written), image, len(written) > 2  # more than the prompt and the action
 
 
 def micro_batches(reasons: Sequence[bool], plan: SamplingPlan) -> list[list[int]]:
