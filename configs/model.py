@@ -115,6 +115,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         unknown = set(self.log) - {"tensorboard", "wandb"}
         check(not unknown, f"trainer.log={list(self.log)}; allowed: tensorboard, wandb")
+        check(self.device in ("auto", "cpu", "cuda"), f"trainer.device={self.device!r}; allowed: auto, cpu, cuda")
         in_range("trainer.keep_every", self.keep_every, 0)
         in_range("trainer.checkpoint_every", self.checkpoint_every, 1)
         in_range("trainer.log_every", self.log_every, 1)

@@ -19,7 +19,7 @@ from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.libero_utils import SUITE_OF
 from experiment.devices import cuda_devices
 from experiment.views import NOTE_FILE
-from training.base_folder import SCRATCH, TINY
+from training.base_folder import SCRATCH, TINY, TINY_BASES
 
 EXPERT = "expert"
 OFFICIAL = "official"
@@ -64,6 +64,7 @@ FindSource = Callable[[str, Subset, Path], DataSource]
 
 def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path, find: FindSource) -> Resolved:
     """Replace every `auto`. Raises EnvironmentProblem where a pinned choice is missing, with both remedies."""
+    _check_base(config.model.base)
     decisions: list[str] = []
     seen = config.env.assets == "auto" and config.model.base == TINY  # the pictures that the shipped base knows
     env = _resolve_assets(replace(config.env, assets="builtin") if seen else config.env)
@@ -92,6 +93,16 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
         flow=replace(config.flow, backend=backend),
     )
     return Resolved(concrete, sources, tuple(decisions))
+
+
+def _check_base(base: str) -> None:
+    """A folder that is not there is named now, not when the data are made; whether the hub has an id, the hub knows."""
+    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~"))
+    check(
+        base in TINY_BASES or is_hub_id or Path(base).is_dir(),
+        f"model.base={base} is no folder; allowed: {', '.join(TINY_BASES)}, a model's folder, or a hub id such as "
+        "declare-lab/nora",
+    )
 
 
 def _found(config: ExperimentConfig, subset: Subset, first: Subset, data_dir: Path, find: FindSource) -> DataSource:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from configs.checks import ConfigError, check
+from configs.checks import check
 from configs.choices import STUDY, Control, Mode, Subset, Weights
 from configs.schema import ExperimentConfig
 from data_pipeline.contract import EnvironmentProblem
@@ -29,7 +26,11 @@ from experiment.study import EVALUATIONS, Choice, Study, published_results, run_
 from experiment.tables import GROUP_MARK, belongs, table_group, table_title
 from experiment.views import Marker, View, ViewState, markers, state
 from training.base_folder import TINY_BASES, folder_digest
+from training.card import CARD_FILE, AdapterCard, load_card
 from training.shipped_base import SHIPPED
+
+CHECKPOINT = "checkpoint-final"
+"""Folder of an adapter, below that of its training."""
 
 
 def evaluate(values: Namespace) -> int:
@@ -71,11 +72,15 @@ class _Wanted:
 
 def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
     """The adapter at `--lora_path`. Its own demonstrations are not looked for: they have done their work."""
-    check(bool(values.lora_path), f"--lora_path is needed: the adapter that was trained as {values.model_type!r}")
+    check(
+        bool(values.lora_path),
+        f"--lora_path is needed: the adapter that was trained as {values.model_type!r}, e.g. "
+        f"{places.output_dir / values.model_type / subset.value / CHECKPOINT}",
+    )
     store, phase = Store(places.store), compose.find_phase(values.model_type)
-    adapter = find_adapter(store, Path(values.lora_path), subset)
-    card = _card(store, adapter)
-    trained_as, trained_on = card["phase"]["name"], card["subset"]
+    card = _card(Path(values.lora_path), subset)
+    adapter = find_adapter(store, Path(values.lora_path))
+    trained_as, trained_on = card.phase.name, card.subset
     prepared = prepare(phase, values, _table_subsets(subset), find=named_source)
     config, sources = prepared.resolved.config, prepared.resolved.sources
     check(
@@ -84,12 +89,12 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
     )
     check(
         subset in (trained_on, Subset.NINETY),
-        f"--libero_subset {subset.value}, but this adapter was trained on {trained_on}: give that, or 90",
+        f"--libero_subset {subset.value}, but this adapter was trained on {trained_on.value}: give that, or 90",
     )
-    elsewhere = "" if subset == trained_on else f"from_{trained_on}"
+    elsewhere = "" if subset == trained_on else f"from_{trained_on.value}"
     tasks, apart = _tasks(values.tasks, config, subset)
-    on_base = card.get("weights", Weights.ADAPTER) == Weights.ADAPTER
-    base = _base_of(store, adapter, card) if on_base and config.model.base in TINY_BASES else None
+    on_base = card.weights is Weights.ADAPTER and config.model.base in TINY_BASES
+    base = _base_of(store, adapter, card) if on_base else None
     run_ = Run(config, subset, sources, _joined(_variant_of(adapter), elsewhere, apart), tasks=tasks)
     train = adapter if adapter.stage == "train" else None
     return _Wanted(run_, evaluate_node(run_, adapter, base), table_title(config, sources), prepared.said, train)
@@ -150,20 +155,15 @@ def _table_of(store: Store, group: str) -> str:
     return last.group if last is not None and belongs(group, last.group) else group
 
 
-def find_adapter(store: Store, path: Path, subset: Subset) -> StageNode:
+def find_adapter(store: Store, path: Path) -> StageNode:
     """A published checkpoint as its store entry; any other folder, or one changed since, by content."""
-    if not path.is_dir():
-        raise ConfigError(
-            f"--lora_path {path} does not exist; train it first, e.g. `python scripts/train_baseline.py --subset "
-            f"{subset.value}`"
-        )
     for folder, marker in markers(store):
-        if marker.stage != "train" or folder / "checkpoint-final" != path.resolve():
+        if marker.stage != "train" or folder / CHECKPOINT != path.resolve():
             continue
         node, manifest = stored_node("train", marker.slug, marker.key), store.whole("train", marker.key)
         if manifest is not None and state(store, View(node, folder), manifest) is ViewState.CURRENT:
             return node
-    key, _ = store.import_path(path.resolve(), "checkpoint-final", path.name)
+    key, _ = store.import_path(path.resolve(), CHECKPOINT, path.name)
     return stored_node("file", path.name, key)
 
 
@@ -172,25 +172,30 @@ def _variant_of(adapter: StageNode) -> str:
     return adapter.spec.slug.partition("/")[0].partition("@")[2]
 
 
-def _card(store: Store, adapter: StageNode) -> dict[str, Any]:
-    path = store.entry(adapter.stage, adapter.key) / "checkpoint-final" / "adapter_card.json"
-    if not path.is_file():
-        raise ConfigError(f"--lora_path: no {path.name} beside the weights, so this is no adapter of this project")
-    return json.loads(path.read_text(encoding="utf-8"))
+def _card(path: Path, subset: Subset) -> AdapterCard:
+    """The card of the adapter at `--lora_path`. Raises ConfigError where that is no adapter's folder."""
+    train = f"train one first, e.g. `python scripts/train_baseline.py --subset {subset.value}`"
+    check(path.exists(), f"--lora_path {path} does not exist; {train}")
+    check(path.is_dir(), f"--lora_path {path} is a file; give the adapter's folder, {path.parent}")
+    check(
+        (path / CARD_FILE).is_file(),
+        f"--lora_path {path} has no {CARD_FILE}, so this is no adapter of this project; {train}",
+    )
+    return load_card(path)
 
 
-def _base_of(store: Store, adapter: StageNode, card: Mapping[str, Any]) -> StageNode:
+def _base_of(store: Store, adapter: StageNode, card: AdapterCard) -> StageNode:
     """The tiny backbone of an adapter: the one it was trained on, or the one its card names by digest."""
     manifest = store.whole(adapter.stage, adapter.key)
     if manifest is not None and "base" in manifest.inputs:
         return stored_node(manifest.inputs["base"]["stage"], "", manifest.inputs["base"]["key"])
-    if folder_digest(SHIPPED) == card["base_digest"]:
+    if folder_digest(SHIPPED) == card.base_digest:
         return shipped_node()
     for _, candidate in store.manifests("base"):
-        if folder_digest(store.entry("base", candidate.key) / "base") == card["base_digest"]:
+        if folder_digest(store.entry("base", candidate.key) / "base") == card.base_digest:
             return stored_node("base", "", candidate.key)
     raise EnvironmentProblem(
-        f"this adapter was trained on the base {card['base']!r}, which is not in {store.root}; run its training here "
+        f"this adapter was trained on the base {card.base!r}, which is not in {store.root}; run its training here "
         "again, or evaluate it with the --output_dir it was trained in"
     )
 

@@ -53,11 +53,14 @@ def save_card(folder: Path, card: AdapterCard) -> None:
 
 
 def load_card(folder: Path) -> AdapterCard:
-    """Inverse of `save_card`. Raises EnvironmentProblem where the folder is no adapter of this project."""
+    """Inverse of `save_card`. Raises EnvironmentProblem where the folder is no adapter of this project, or damaged."""
     path = folder / CARD_FILE
     if not path.is_file():
         raise EnvironmentProblem(
             f"{folder} has no {CARD_FILE}; expected a checkpoint of this project, "
             "e.g. outputs/baseline/object/checkpoint-final. Train one with scripts/train_baseline.py"
         )
-    return build(AdapterCard, json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return build(AdapterCard, json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:  # no UTF-8, no JSON, or keys and values that are no card's
+        raise EnvironmentProblem(f"{path} cannot be read ({error}); copy the whole checkpoint folder again") from error

@@ -57,11 +57,11 @@ def test_an_adapter_put_where_another_was_published_is_the_one_evaluated(tmp_pat
     monkeypatch.chdir(tmp_path)
     assert main("train", ["--subset", "object"], phase="baseline") == 0
     store, path = Store(tmp_path / "outputs" / ".store"), tmp_path / "outputs/baseline/object/checkpoint-final"
-    assert results.find_adapter(store, path, Subset.OBJECT).stage == "train"
+    assert results.find_adapter(store, path).stage == "train"
     weights = path / "adapter_model.safetensors"
     weights.unlink()
     weights.write_text("trained elsewhere")
-    node = results.find_adapter(store, path, Subset.OBJECT)
+    node = results.find_adapter(store, path)
     assert (store.entry(node.stage, node.key) / "checkpoint-final" / weights.name).read_text() == "trained elsewhere"
 
 

@@ -12,12 +12,14 @@ import numpy as np
 
 from configs.building import canonical
 from configs.checks import ConfigError
+from configs.choices import Weights
 from configs.slices import RewordSlice
 from data_pipeline.contract import StageFailed
 from data_pipeline.demo_outcomes import FailedAttempt, Outcome, summarise
 from data_pipeline.metainfo import metainfo_name
 from experiment.secret import NETWORK
 from experiment.stages import STAGES, StageKind, digest
+from training.card import AdapterCard, save_card
 
 MODULE = "tests.helpers.toy_study"
 METAINFO = "TOY_METAINFO"
@@ -129,8 +131,10 @@ def shipped(config, context):
 
 def train(config, context):
     outputs = _write(context, config, "checkpoint-final/adapter_model.safetensors", "metrics.jsonl")
-    card = {"phase": canonical(config.phase), "subset": config.subset.value, "base": "toy", "base_digest": ""}
-    (context.work / "checkpoint-final" / "adapter_card.json").write_text(json.dumps(card))
+    said = dict.fromkeys((f.name for f in dataclasses.fields(AdapterCard)), "")
+    numbers = {"horizon": 8, "image_size": 56, "num_flow_codes": 0, "steps": 1, "base_bits": 16}
+    own = {"phase": config.phase, "subset": config.subset, "system_prompt": False, "versions": ()}
+    save_card(context.work / "checkpoint-final", AdapterCard(**said | numbers | own | {"weights": Weights.ADAPTER}))
     return outputs
 
 

@@ -42,6 +42,8 @@ def project(tmp_path, monkeypatch):
         ("--phase baseline --subset object --num_workers 0", "--num_workers=0 is out of range"),
         ("--phase baseline --subset 90", "for evaluation alone"),
         ("--phase baseline --subset object eval.batch_rows=0", "eval.batch_rows=0 is out of range"),
+        ("--phase baseline --subset object trainer.device=tpu", "allowed: auto, cpu, cuda"),
+        ("--phase baseline --subset object model.base=./nowhere", "model.base=./nowhere is no folder"),
         ("--phase baseline --subset object eval.protocol=nora action.execute=3", "executes 5 steps of each chunk"),
     ],
 )
@@ -94,6 +96,34 @@ def test_missing_adapter(capsys):
     argv = "--model_type baseline --libero_subset object --lora_path outputs/baseline/object/checkpoint-final"
     assert main("evaluate", argv.split()) == 2
     assert "train_baseline.py" in capsys.readouterr().err
+
+
+def evaluated(path):
+    return main("evaluate", ["--model_type", "baseline", "--libero_subset", "object", "--lora_path", str(path)])
+
+
+def test_what_is_no_adapter(project, capsys):
+    folder = project / "mine"
+    folder.mkdir()
+    assert evaluated(folder) == 2
+    assert f"{folder} has no adapter_card.json" in capsys.readouterr().err
+    weights = folder / "adapter_model.safetensors"
+    weights.touch()
+    assert evaluated(weights) == 2
+    assert f"is a file; give the adapter's folder, {folder}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("card", "says"), [('{"base": "ti', "Unterminated string"), ('{"bose": ""}', "unknown key bose")]
+)
+def test_a_damaged_card_is_named_before_anything_runs(project, capsys, card, says):
+    path = project / "mine" / "adapter_card.json"
+    path.parent.mkdir()
+    path.write_text(card)
+    assert evaluated(path.parent) == 78
+    error = capsys.readouterr().err
+    assert f"{path} cannot be read ({says}" in error
+    assert "copy the whole checkpoint folder again" in error
 
 
 def test_report_of_nothing(capsys):
