@@ -159,7 +159,7 @@ def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Sub
     checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
     device, dtype = placement(config.trainer)
     loaded = load_checkpoint(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
-    return as_subject(config, loaded, folder_digest(checkpoint))
+    return as_subject(config, loaded, checkpoint_digest(checkpoint))
 
 
 def as_subject(config: EvaluateSlice, loaded: LoadedPolicy, digest: str, picture: Picture = policy_image) -> Subject:
@@ -197,7 +197,7 @@ def _device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def folder_digest(folder: Path) -> str:
+def checkpoint_digest(folder: Path) -> str:
     """sha256 of every file's name and bytes."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
