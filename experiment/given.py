@@ -51,8 +51,10 @@ def annotations_given(store: Store, path: Path, subset: Subset, own: StageNode) 
 def is_own(store: Store, path: Path, inside: str, own: StageNode, script: str) -> bool:
     """Whether the project's own stage made exactly these bytes. Raises ConfigError where there is no such file."""
     if not path.is_file():
+        wrong = "is a folder; name a file, or" if path.is_dir() else "does not exist;"
         raise ConfigError(
-            f"{path} does not exist; make it with `python scripts/{script}.py --subset {own.spec.slug} --output {path}`"
+            f"{path} {wrong} make it with `python scripts/{script}.py --subset {own.spec.slug} --output "
+            f"{path / 'labels.json' if path.is_dir() else path}`"
         )
     made = store.whole(own.stage, own.key)
     return made is not None and made.files[inside]["sha256"] == file_sha256(path)

@@ -85,6 +85,11 @@ def resolve(config: ExperimentConfig, subsets: Iterable[Subset], data_dir: Path,
     decisions += [f"data {s.value}: {f.text()} wins over the raw files" for s, f in sources.items() if f.clean]
     if config.flow.backend == "auto":
         decisions.append(f"flow: {backend} (flow.backend)")
+    if config.optimizer.warmup_steps > config.max_train_steps:
+        decisions.append(
+            f"learning rate: its warm-up of {config.optimizer.warmup_steps} steps (optimizer.warmup_steps) is longer "
+            f"than the training of {config.max_train_steps} (max_train_steps): it never reaches its peak"
+        )
     kinds = {source.kind for source in sources.values()}
     concrete = replace(
         config,

@@ -60,6 +60,19 @@ def test_a_flag_and_an_override_may_agree(capsys):
     assert main("run_experiment", argv.split()) == 0
 
 
+def test_a_warm_up_that_never_ends_is_said(capsys):
+    argv = "--phase baseline --subset object --dry-run optimizer.warmup_steps=50 --max_train_steps"
+    for steps, said in (("49", True), ("50", False)):
+        assert main("run_experiment", [*argv.split(), steps]) == 0
+        assert ("never reaches its peak" in capsys.readouterr().out) is said
+
+
+def test_a_folder_given_for_annotations(project, capsys):
+    (project / "made").mkdir()
+    assert main("train", ["--subset", "object", "--ecot_annotations", "made"], phase="text_cot") == 2
+    assert "made is a folder; name a file, or make it with" in capsys.readouterr().err
+
+
 def test_the_study_itself_names_what_it_lacks(capsys):
     assert (
         main("run_experiment", ["--phase", "baseline", "--subset", "object", "preset=nora_3b", "env.assets=builtin"])
