@@ -207,6 +207,7 @@ class EvaluateSlice:
     env: EnvConfig
     trainer: TrainerConfig
     execute: int
+    base: str = not_in_key("")  # a local folder that the adapter stands on; its card knows its digest
 
 
 @dataclass(frozen=True)

@@ -153,12 +153,13 @@ def barred_from_text(vocabulary: Vocabulary, tokenizer: Any, rows: Any) -> list[
 def load_subject(config: EvaluateSlice, adapter: Path, base: Path | None) -> Subject:
     """The policy that the stage evaluates.
 
-    adapter: output of a train stage, or a checkpoint folder itself; base: output of the base stage, or None for a hub
+    adapter: output of a train stage, or a checkpoint folder itself; base: output of the base stage, None for another
     model. Raises ConfigError where the adapter does not fit the settings.
     """
     checkpoint = adapter / CHECKPOINT if (adapter / CHECKPOINT).is_dir() else adapter
     device, dtype = placement(config.trainer)
-    loaded = load_checkpoint(checkpoint, base / BASE if base is not None else None, device, dtype, WARM_BASE)
+    folder = base / BASE if base is not None else config.base or None
+    loaded = load_checkpoint(checkpoint, folder, device, dtype, WARM_BASE)
     return as_subject(config, loaded, checkpoint_digest(checkpoint))
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from configs.checks import ConfigError, check
 from configs.schema import ExperimentConfig
-from experiment import compose
 from experiment.flags import Parser
-from experiment.settings import read_overrides
+from experiment.inspecting import settings_of
 from training.base_folder import SCRATCH, TINY, BaseFolder, locate_base
 from training.shipped_base import SHIPPED, ShippedBase
 
@@ -33,11 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser.flag("lora_path", help="also this checkpoint, on the base")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     values = parser.parse(argv)
-    preset, said, overrides = read_overrides(values)
-    phase = next(iter(compose.phase_files().values()))
-    config = compose.compose(phase, [f"preset={preset}", *overrides])
-    for line in said:
-        print(line)
+    config = settings_of(values)
     base, good = _base(config), True
     try:
         for finding in _findings(values, config, base):

@@ -28,6 +28,7 @@ COMMANDS = {
     "preprocess_flow": "optical flow as tokens",
     "train": "one adapter of one phase",
     "evaluate": "rollouts of a trained adapter, or of a control",
+    "merge": "an adapter and its base as one model folder, checked against the two",
     "make_report": "the table, again, from the stored results",
     "make_base": "the tiny base that comes with the project, made again (hours)",
     "failures": "why episodes of evaluations failed: how far each came",
@@ -68,6 +69,10 @@ def _dispatch(command: str, argv: list[str], phase: str, api_key: str) -> int:
         from experiment import download
 
         return download.main(argv)
+    if command == "merge":
+        from experiment import merging
+
+        return merging.main(argv)
     if command == "failures":
         from experiment import failures
 

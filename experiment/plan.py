@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from configs.checks import ConfigError
 from configs.choices import Control, Mode, Subset, Tune
@@ -66,6 +67,7 @@ class Run:
             env=config.env,
             trainer=without_adapters(config.trainer),
             execute=config.action.execute,
+            base=str(Path(config.model.base).absolute()) if Path(config.model.base).is_dir() else "",
         )
 
     @property

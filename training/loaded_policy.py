@@ -65,7 +65,7 @@ def load_checkpoint(
     actions, tokenizer = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE), load_tokenizer(checkpoint)
     _check_files(checkpoint, card, actions, tokenizer)
     if card.weights is Weights.ADAPTER:
-        found = _find_base(card, base)
+        found = find_base(card, base)
         _check_base(card, found, checkpoint)
         model = _on_base(checkpoint, found.path, BaseKey(found.digest, device, dtype), len(tokenizer), warm)
     else:
@@ -83,19 +83,31 @@ def load_checkpoint(
 
 def _on_base(checkpoint: Path, base: Path, key: BaseKey, rows: int, warm: WarmBase) -> Any:
     """The base in the folder `base` with the adapter merged in. rows: of the tokenizer."""
-    _check_rank(checkpoint)
     loaded = warm.take(key, TARGETS, lambda: on_device(load_base(base, key.dtype)[0], key.device))
-    fit_embedding(loaded.model, rows, seed=0)  # its new rows come from the adapter
-    adapted = PeftModel.from_pretrained(loaded.model, str(checkpoint))
+    merged: Any = _attach(checkpoint, loaded.model, rows).merge_and_unload()
+    warm.put_back(loaded)
+    return merged.eval()
+
+
+def load_attached(checkpoint: Path, base: Path, device: str, dtype: torch.dtype, bits: int = 16) -> Any:
+    """The bare model of an adapter that is attached to its base, and not merged. bits: of the base, see load_base."""
+    model, _ = load_base(base, dtype, bits, device)
+    model = model if bits != 16 else on_device(model, device)
+    return _attach(checkpoint, model, len(load_tokenizer(checkpoint))).get_base_model().eval()
+
+
+def _attach(checkpoint: Path, model: Any, rows: int) -> PeftModel:
+    _check_rank(checkpoint)
+    fit_embedding(model, rows, seed=0)  # its new rows come from the adapter
+    adapted = PeftModel.from_pretrained(model, str(checkpoint))
     names: Any = adapted.base_model.targeted_module_names
     foreign = [name for name in names if not re.fullmatch(TARGETS, name)]
     check(not foreign, f"{checkpoint} adapts {foreign[:1]}; allowed: {TARGETS}. It is no adapter of this project")
-    merged = adapted.merge_and_unload().eval()
-    warm.put_back(loaded)
-    return merged
+    return adapted
 
 
-def _find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
+def find_base(card: AdapterCard, base: Path | str | None) -> BaseFolder:
+    """The base of an adapter: a folder or hub id given, or None for the hub id on its card."""
     if base is None:
         name, _, revision = card.base.partition("@")
         if not revision:

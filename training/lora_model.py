@@ -67,7 +67,7 @@ def load_base(
     check(not wrong, f"{folder} holds no Qwen2.5-VL model as NORA is one: {'; '.join(wrong)}")
     model.eval()
     if bits != 16:
-        _check_quantised(model)
+        _settle_quantised(model)
     if model.config.tie_word_embeddings:
         assert model.lm_head.weight is model.get_input_embeddings().weight, "the head is not tied to the embeddings"
     return model, load_tokenizer(folder)
@@ -87,11 +87,15 @@ def _quantised(bits: int, dtype: torch.dtype, device: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def _check_quantised(model: Any) -> None:
-    """Exactly the layers that LoRA adapts."""
+def _settle_quantised(model: Any) -> None:
+    """Check that exactly the layers that LoRA adapts are quantised, and keep them as they are."""
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    names = {name for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bitLt))}
+    found: dict[str, Any] = {n: m for n, m in model.named_modules() if isinstance(m, (Linear4bit, Linear8bitLt))}
+    for module in found.values():
+        # On some CPUs evaluation would repack the weights: other numbers than in training, and not of every width.
+        module.support_avx512bf16_for_cpu = False
+    names = set(found)
     wanted = {name for name, _ in model.named_modules() if re.fullmatch(TARGETS, name)}
     assert names == wanted, f"quantised {len(names)} layers, LoRA adapts {len(wanted)}: {sorted(names ^ wanted)[:1]}"
 

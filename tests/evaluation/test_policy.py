@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from configs.building import canonical
 from configs.checks import ConfigError
 from configs.choices import Mode, Subset
 from configs.data import EnvConfig
@@ -22,6 +23,7 @@ from evaluation.policy import Batching, VlaPolicy, barred_from_text, load_subjec
 from evaluation.policy_api import Decision, Observation
 from tests.helpers.forward_inputs import patchify
 from tests.helpers.tiny_adapter import BASELINE, TEXT_COT, TEXT_FLOW_COT, TinyAdapter, write_tiny_adapter
+from training.base_folder import folder_digest
 from training.batch import image_grid, rope_positions
 from training.layout import action_tag_ids, inference_prefix, opening_ids
 from training.loaded_policy import LoadedPolicy, load_checkpoint
@@ -306,3 +308,13 @@ def test_the_adapter_digest_depends_on_the_weights(tmp_path: Path, plain: TinyAd
     here = load_subject(slice_for(), plain.base.parent, plain.base.parent).adapter
     there = load_subject(slice_for(), other.base.parent, other.base.parent).adapter
     assert here != there
+
+
+def test_a_base_in_a_local_folder_is_found_by_its_path_which_is_in_no_key(plain: TinyAdapter) -> None:
+    made = plain
+    config = slice_for()
+    with pytest.raises(EnvironmentProblem, match="give the base's folder"):
+        load_subject(config, made.checkpoint, None)
+    found = replace(config, base=str(made.base))
+    assert canonical(found) == canonical(config)
+    assert load_subject(found, made.checkpoint, None).card["base_digest"] == folder_digest(made.base)
