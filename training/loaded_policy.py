@@ -16,7 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 from configs.checks import ConfigError, check
 from configs.choices import Weights
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
-from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.contract import EnvironmentProblem, digest
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.base_folder import TINY, BaseFolder, locate_base
@@ -64,9 +64,11 @@ def load_checkpoint(
     card = load_card(checkpoint)
     actions, tokenizer = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE), load_tokenizer(checkpoint)
     _check_files(checkpoint, card, actions, tokenizer)
+    statistics = ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics)
     if card.weights is Weights.ADAPTER:
         found = find_base(card, base)
         _check_base(card, found, checkpoint)
+        _check_scale(card, found, statistics, checkpoint)
         model = _on_base(checkpoint, found.path, BaseKey(found.digest, device, dtype), len(tokenizer), warm)
     else:
         warm.release()
@@ -75,7 +77,7 @@ def load_checkpoint(
         model,
         tokenizer,
         actions,
-        ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics),
+        statistics,
         card,
         make_layout(card.phase, tokenizer, actions, card.num_flow_codes, card.image_size, card.system_prompt),
     )
@@ -146,6 +148,19 @@ def _check_rank(checkpoint: Path) -> None:
         f"{checkpoint}: adapter_config.json says rank {said}, the weights have {sorted(ranks)}; copy the whole "
         "checkpoint folder again",
     )
+
+
+def _check_scale(card: AdapterCard, base: BaseFolder, statistics: ActionStatistics, checkpoint: Path) -> None:
+    """A tiny base brings the scale of its actions, which its adapters keep."""
+    path = base.path / STATISTICS_FILE
+    if card.base.startswith(f"{TINY}:") and path.is_file():
+        brought = ActionStatistics.load(path)
+        own, wanted = digest(statistics.record), digest(brought.record)
+        check(
+            own == wanted or statistics.dataset != brought.dataset,
+            f"{checkpoint / STATISTICS_FILE} ({own[:16]}) is not the scale of its base, {path} ({wanted[:16]}); copy "
+            "the whole checkpoint folder again",
+        )
 
 
 def _check_base(card: AdapterCard, base: BaseFolder, checkpoint: Path) -> None:

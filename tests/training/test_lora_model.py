@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from peft import PeftModel
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 from configs.checks import ConfigError
+from configs.choices import Subset
 from configs.model import LoraConfig, ModelConfig
-from data_pipeline.contract import EnvironmentProblem
+from data_pipeline.action_stats import ActionStatistics
+from data_pipeline.contract import EnvironmentProblem, digest
 from tests.helpers.tiny_adapter import (
     CORPUS,
     FLOW_CODES,
@@ -21,6 +24,7 @@ from tests.helpers.tiny_adapter import (
     TEXT_FLOW_COT,
     TinyAdapter,
     fitted_actions,
+    wide_statistics,
     write_tiny_adapter,
     write_tiny_base,
 )
@@ -231,6 +235,28 @@ def test_another_text_tokenizer_frame_or_rank_is_refused_with_both_values(adapte
     with pytest.raises(ConfigError, match="is not the one the checkpoint was trained with") as refused:
         load_checkpoint(words, adapter.base, "cpu", FLOAT)
     assert load_card(words).text_tokenizer[:16] in str(refused.value)
+
+
+def test_other_statistics_are_refused_with_both_values(adapter: TinyAdapter, tmp_path: Path) -> None:
+    named = shutil.copytree(adapter.checkpoint, tmp_path / "named")
+    wide_statistics(Subset.GOAL).save(named / "dataset_statistics.json")
+    with pytest.raises(ConfigError, match="no statistics of 'libero_object'; it has libero_goal"):
+        load_checkpoint(named, adapter.base, "cpu", FLOAT)
+
+
+def test_another_scale_than_the_one_that_a_tiny_base_brings_is_refused_with_both_values(tmp_path: Path) -> None:
+    made = write_tiny_adapter(tmp_path)
+    ours = wide_statistics(Subset.OBJECT)
+    ours.save(made.base / "dataset_statistics.json")
+    assert load_checkpoint(made.checkpoint, made.base, "cpu", FLOAT).statistics.dataset == "libero_object"
+    record = json.loads(json.dumps(ours.record))
+    record["action"]["q99"][0] *= 2
+    other = ActionStatistics.from_record("libero_object", record)
+    other.save(made.checkpoint / "dataset_statistics.json")
+    with pytest.raises(ConfigError, match="is not the scale of its base") as refused:
+        load_checkpoint(made.checkpoint, made.base, "cpu", FLOAT)
+    for statistics in (ours, other):
+        assert digest(statistics.record)[:16] in str(refused.value)
 
 
 def test_a_tiny_adapter_without_its_base_and_a_folder_that_is_none(adapter: TinyAdapter, tmp_path: Path) -> None:
