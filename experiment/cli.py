@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from configs.checks import ConfigError, check
 from data_pipeline.contract import EnvironmentProblem, Interrupted
-from experiment import secret
+from experiment import launchers, secret
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 75
@@ -92,8 +93,17 @@ def _dispatch(command: str, argv: list[str], phase: str, api_key: str) -> int:
 def script(command: str, *, phase: str = "") -> int:
     """Entry point of the files in scripts/: reads sys.argv.
 
-    Where a secret was given, the process replaces itself by one without it, so that no process list shows it.
+    Where a secret was given, the process replaces itself by one without it, so that no process list shows it; where a
+    launcher started it, by one that nobody launched.
     """
+    if launchers.started(os.environ):
+        if launchers.is_further_rank(os.environ):
+            return 0
+        try:
+            launchers.restart_plain()
+        except ConfigError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            return EXIT_USAGE
     _, given = secret.strip(sys.argv[1:])
     if len(set(given)) == 1 and given[0]:  # anything else is an error, which `main` tells
         secret.restart_without(given[0])

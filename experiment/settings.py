@@ -18,7 +18,7 @@ from data_pipeline.libero_utils import parse_subset
 from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose
 from experiment.cli import typed_command
-from experiment.devices import device_names
+from experiment.devices import device_groups
 from experiment.places import Places
 from experiment.resolve import EXPERT, FindSource, Resolved, find_source, needed_subsets, resolve, resolve_preset
 from experiment.rewording import permission, secret_of
@@ -152,7 +152,7 @@ def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
         dry_run=values.dry_run,
         cores=config.executor.cores,
         retries=config.executor.retries,
-        devices=() if config.trainer.device == "cpu" else device_names(),
+        devices=() if config.trainer.device == "cpu" else device_groups(config.trainer.processes),
         command=typed_command() + (" --llm-api-key ..." if getattr(values, "api_key", "") else ""),
         secret=secret_of(values, config.annotator),
     )
