@@ -111,6 +111,7 @@ class TrainerConfig:
     log: tuple[str, ...] = not_in_key(())  # besides metrics.jsonl: tensorboard, wandb
     processes: int = added(1)  # devices of this machine that share every global batch, each with its own batch size
     gradient_checkpointing: bool = added(False)  # noqa: FBT003 - a field's default
+    shard: bool = added(False)  # noqa: FBT003 - of tune=full: each process holds its share of the model (FSDP)
 
     def __post_init__(self) -> None:
         unknown = set(self.log) - {"tensorboard", "wandb"}

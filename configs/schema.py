@@ -108,6 +108,13 @@ class ExperimentConfig:
             self.tune is Tune.LORA or self.lora.base_bits == 16,
             f"tune={self.tune} with lora.base_bits={self.lora.base_bits}: quantised layers do not train; allowed: 16",
         )
+        check(
+            not self.trainer.shard
+            or (self.tune is Tune.FULL and self.trainer.processes > 1 and self.validation.every == 0),
+            f"trainer.shard=true with tune={self.tune}, trainer.processes={self.trainer.processes}, "
+            f"validation.every={self.validation.every}; allowed: full, 2 or more, 0 (what the model writes by itself "
+            "needs all of it in one place; evaluate checkpoints of trainer.keep_every instead)",
+        )
         rows, codes = self.model.flow_rows, self.flow.num_codes
         check(
             self.model.base != "scratch" or "flow" not in self.phase.sources or codes <= rows,

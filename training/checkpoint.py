@@ -13,8 +13,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._pytree import tree_map
 
 from training.run import Run
+from training.sharding import share_like, whole
 from training.timing import TIMING_FILE
 
 METRICS_FILE = "metrics.jsonl"
@@ -23,14 +25,20 @@ KEPT = 2  # the newest, and the one before it for a person to go back to
 
 
 def save(run: Run, work: Path) -> None:
-    """Write everything the next step depends on, aside, then rename; older ones are removed after."""
+    """Write everything the next step depends on, aside, then rename; older ones are removed after.
+
+    Of several processes the first writes; where they share the model, each must call this.
+    """
+    weights = {name: whole(p).detach().cpu().contiguous() for name, p in run.parameters.items()}
+    optimizer = tree_map(whole, run.optimizer.state_dict())
+    if not run.accelerator.is_main_process:
+        return
     folder = work / RESUME_FOLDER
     target, temporary = folder / f"step-{run.step:06d}", folder / f"tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: p.detach().cpu().contiguous() for name, p in run.parameters.items()}
     save_file(weights, temporary / "weights.safetensors")
-    torch.save(run.optimizer.state_dict(), temporary / "optimizer.pt")
+    torch.save(optimizer, temporary / "optimizer.pt")
     state = {"step": run.step, "skipped_in_row": run.skipped_in_row, "rows": run.rows}
     (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
     # All on the disk before it replaces the older one: a checkpoint that is ahead of its logs could not be resumed.
@@ -54,8 +62,11 @@ def restore(run: Run, work: Path, *, cut: bool = True) -> None:
         assert weights.keys() == run.parameters.keys(), "this checkpoint belongs to another model"
         with torch.no_grad():
             for name, parameter in run.parameters.items():
-                parameter.copy_(weights[name])
+                parameter.copy_(share_like(parameter, weights[name]))
         optimizer = torch.load(found[-1] / "optimizer.pt", map_location="cpu", weights_only=True)
+        for number, parameter in enumerate(run.parameters.values()):
+            moments = optimizer["state"].get(number, {})
+            moments |= {name: share_like(parameter, value) for name, value in moments.items()}
         run.optimizer.load_state_dict(optimizer)
         run.step, run.skipped_in_row, run.rows = state["step"], state["skipped_in_row"], state["rows"]
     if cut:

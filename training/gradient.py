@@ -59,7 +59,7 @@ def compute_gradient(run: Run, step_input: StepInput, seed: int) -> Measured:
     """Leave the global batch's gradient in the parameters. seed: of dropout; each process has its own from it.
 
     Where memory is short the pieces are halved for the rest of the run; the global batch and its loss stay. Raises
-    EnvironmentProblem where one sample does not fit.
+    EnvironmentProblem where one sample does not fit; OutOfMemoryError of a sharded model, as the others would wait.
     """
     while True:
         torch.manual_seed(seed + run.accelerator.process_index)
@@ -68,6 +68,8 @@ def compute_gradient(run: Run, step_input: StepInput, seed: int) -> Measured:
             seen = _backward(run, step_input)
             break
         except torch.OutOfMemoryError:
+            if run.sharded:
+                raise
             largest = max(len(batch.input_ids) for batch in step_input.batches)
             run.rows = fewer_rows(min(run.rows or largest, largest), _TOO_LARGE)
         torch.cuda.empty_cache()
@@ -88,7 +90,11 @@ def _backward(run: Run, step_input: StepInput) -> _Seen:
     """Add up this process's gradients."""
     seen = _Seen(torch.zeros(_PLACES, dtype=torch.float64, device=run.accelerator.device))
     decoded = run.actions if run.step % ACTIONS_DECODED_EVERY == 0 else None
-    for piece in (piece for batch in step_input.batches for piece in batch.pieces(run.rows)):
+    pieces = [piece for batch in step_input.batches for piece in batch.pieces(run.rows)]
+    for _ in range(_pieces_of_others(run, len(pieces))):
+        shares = role_shares(forward(run, pieces[0]), step_input.totals)
+        run.accelerator.backward(0 * weighted_sum(shares, run.role_weights))
+    for piece in pieces:
         tokens = forward(run, piece)
         shares = role_shares(tokens, step_input.totals)
         run.accelerator.backward(weighted_sum(shares, run.role_weights))
@@ -102,6 +108,15 @@ def _backward(run: Run, step_input: StepInput) -> _Seen:
         seen.actions += decoded.read(tokens) if decoded is not None else []
         seen.flow += [run.flow.read(tokens)] if run.flow is not None else []
     return seen
+
+
+def _pieces_of_others(run: Run, own: int) -> int:
+    """How many more the process with the most has, where all must take part in each: then these weigh nothing."""
+    if not run.sharded:
+        return 0
+    most = torch.tensor(own, device=run.accelerator.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most) - own
 
 
 def _figures(run: Run, seen: _Seen, sums: list[float]) -> dict[str, float]:
@@ -133,6 +148,8 @@ def _add_up(run: Run, seen: _Seen) -> None:
     seen.actions = [entry for actions, _, _ in shown for entry in actions]
     seen.flow = [entry for _, flow, _ in shown for entry in flow]
     run.rows = min((rows for _, _, rows in shown if rows), default=0)
+    if run.sharded:  # added up by the backward pass
+        return
     kinds: dict[torch.dtype, list[torch.Tensor]] = {}
     for parameter in run.parameters.values():
         if parameter.grad is None:

@@ -29,6 +29,7 @@ from training.layout import ROLES
 from training.run import Run
 from training.run_log import numbers, open_logs
 from training.sampling import StepInput
+from training.sharding import whole
 from training.timing import TIMING_FILE, Timer
 from training.validation import Validation
 
@@ -46,7 +47,7 @@ def fit(
     """Train to the last step, resuming what `context.work` holds. Raises Interrupted after saving.
 
     keep: writes a checkpoint that stays, called after every `trainer.keep_every` steps but the last. Of several
-    processes the first one writes and decides when to stop.
+    processes the first one writes and decides when to stop; where they share the model, all are called.
     """
     first_process = run.accelerator.is_main_process
     restore(run, context.work, cut=first_process)
@@ -70,11 +71,12 @@ def fit(
             if run.step % trainer.log_every == 0 or run.step == run.steps:
                 loss = "no finite loss" if row["loss"] is None else f"loss {row['loss']:.3f}"
                 context.report(run.step, run.steps, f"{loss} at {timer.steps_per_s(run.step):.2f} steps/s")
-            if first_process and _is_due(run, trainer.keep_every) and run.step < run.steps:
+            writes = first_process or run.sharded  # what is shared out is gathered from all, and the first writes it
+            if writes and _is_due(run, trainer.keep_every) and run.step < run.steps:
                 keep(run.step)
             stop = _agreed(run, context.stop_requested())
             if _is_due(run, trainer.checkpoint_every) or stop:
-                if first_process:
+                if writes:
                     save(run, context.work)
                 if stop:
                     raise Interrupted
@@ -89,6 +91,7 @@ def train_step(run: Run, step_input: StepInput) -> dict[str, Any]:
     means = measured.means
     norm = run.accelerator.clip_grad_norm_(list(run.parameters.values()), run.schedule.max_grad_norm or math.inf)
     assert norm is not None
+    norm = whole(norm)
     loss = sum(run.role_weights[role] * mean for role, mean in means.items())
     finite = math.isfinite(loss) and math.isfinite(float(norm))
     if finite:

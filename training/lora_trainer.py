@@ -98,6 +98,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
         steps=config.steps,
         seed=config.seed,
         accelerator=accelerator,
+        sharded=config.trainer.shard,
         name=f"{config.phase.name}/{config.subset.value}",
         actions=ActionReader(layout.vocabulary, actions, statistics),
         flow=reader,
@@ -118,7 +119,8 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
 
     def keep(step: int, name: str = "") -> None:
         folder = context.work / (name or f"checkpoint-{step}")
-        shutil.rmtree(folder, ignore_errors=True)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
         companions = Companions(tokenizer, actions, statistics, replace(card, steps=step))
         if in_full:
             save_whole(folder, tuned, stored, base.path, companions)
@@ -126,7 +128,7 @@ def run_train(config: TrainSlice, context: StageContext, instruments: Instrument
             save_adapter(folder, tuned, companions)
 
     fit(run, config.trainer, context, keep)
-    if accelerator.is_main_process:
+    if accelerator.is_main_process or run.sharded:
         keep(config.steps, CHECKPOINT_FOLDER)
     every = config.trainer.keep_every or config.steps
     drawn = [TENSORBOARD_FOLDER] if "tensorboard" in config.trainer.log else []

@@ -6,7 +6,7 @@ where a token is a target. A role that is absent adds 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from configs.choices import Role
 from training.batch import Batch
 from training.layout import IGNORE, ROLES
-from training.network import Network
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,12 @@ class TokenLosses:
         return self.chosen == self.wanted
 
 
-def token_losses(network: Network, batch: Batch) -> TokenLosses:
-    """Forward one batch."""
+def token_losses(network: Callable[[Batch, torch.Tensor], torch.Tensor], batch: Batch) -> TokenLosses:
+    """Forward one batch. network: see Network.__call__."""
     labels = batch.labels[:, 1:]
     target = labels != IGNORE
     predicting = F.pad(target, (0, 1))  # position t predicts token t + 1
-    logits = network.logits(network.hidden_at(batch, predicting))  # [K, vocabulary]
+    logits = network(batch, predicting)  # [K, vocabulary]
     wanted = labels[target]
     return TokenLosses(
         losses=F.cross_entropy(logits, wanted, reduction="none"),

@@ -31,6 +31,10 @@ class Network:
         self._towers: dict[int, VisionTower] = {}
         assert not self._language.has_sliding_layers, "sliding windows need a mask of their own"
 
+    def __call__(self, batch: Batch, asked: torch.Tensor) -> torch.Tensor:
+        """Logits, float32 [K, vocabulary], where `asked` (bool [B, S]) is true, row by row."""
+        return self.logits(self.hidden_at(batch, asked))
+
     def hidden(self, batch: Batch) -> torch.Tensor:
         """Last hidden states [B, S, D]; those of padding mean nothing."""
         x, rotary = self._before_last(batch)

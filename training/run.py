@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +15,11 @@ from configs.checks import check
 from configs.choices import Role
 from configs.model import OptimizerConfig, TrainerConfig
 from training.action_figures import ActionReader
+from training.batch import Batch
 from training.flow_figures import FlowReader
 from training.network import Network
 from training.sampling import StepInput
+from training.sharding import ShardedNetwork
 from training.validation import Validation
 
 
@@ -39,12 +41,14 @@ class Run:
     step: int = 0  # steps done
     skipped_in_row: int = 0
     rows: int = 0  # samples of one forward pass at most, found when memory was short; 0: no limit
-    network: Network = field(init=False)
+    sharded: bool = False  # no process holds the whole model
+    network: Callable[[Batch, torch.Tensor], torch.Tensor] = field(init=False)
     parameters: dict[str, nn.Parameter] = field(init=False)
     optimizer: torch.optim.AdamW = field(init=False)
 
     def __post_init__(self) -> None:
-        self.network = Network(self.model)
+        device = self.accelerator.device
+        self.network = ShardedNetwork(self.model, device) if self.sharded else Network(self.model)
         self.parameters = {n: p for n, p in sorted(self.model.named_parameters()) if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),

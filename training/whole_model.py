@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from training.lora_model import Companions
+from training.sharding import whole
 
 WEIGHTS = "model.safetensors"
 _HEAD = "lm_head.weight"
@@ -35,17 +36,19 @@ def tune_in_full(model: Any) -> Any:
 def save_whole(folder: Path, model: Any, dtype: torch.dtype, base: Path, companions: Companions) -> None:
     """Write a bare model as a checkpoint folder of that dtype; its bytes depend on the arguments alone.
 
-    base: the folder that its processor files come from.
+    base: the folder that its processor files come from. Of several processes the first writes; where they share the
+    model, each must call this.
     """
+    state = {name: whole(value).detach().to("cpu", dtype) for name, value in model.state_dict().items()}
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FROM_BASE:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    state = model.state_dict()
     if model.config.tie_word_embeddings:
         del state[_HEAD]
-    weights = {name: value.detach().to("cpu", dtype) for name, value in state.items()}
-    model.save_pretrained(folder, state_dict=weights, max_shard_size="1TB")
+    model.save_pretrained(folder, state_dict=state, max_shard_size="1TB")
     (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
     config = type(model.config).from_dict(model.config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")})
     config.save_pretrained(folder)  # again: it has the dtype of the weights in memory

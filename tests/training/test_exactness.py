@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from configs.checks import ConfigError
+from configs.choices import Tune
 from configs.model import LoraConfig
 from data_pipeline.contract import EnvironmentProblem, StageContext
 from experiment.training import run_train
@@ -29,6 +30,7 @@ from training.batch import Batch
 from training.checkpoint import METRICS_FILE, save
 from training.loaded_policy import load_checkpoint
 from training.timing import TIMING_FILE
+from training.whole_model import WEIGHTS
 
 PLAIN = LoraConfig(rank=4, alpha=8, dropout=0.0)  # dropout draws differ between pieces, and may
 GOLDEN_RATES = [5.0e-4, 1.0e-3, 1.0e-3, 8.535533905932737e-4, 5.0e-4, 1.4644660940672628e-4]
@@ -111,7 +113,9 @@ def test_checkpoints_that_stay(study: Study) -> None:
 def test_the_millionth_step_is_newer_than_those_before(tmp_path: Path) -> None:
     for name in (METRICS_FILE, TIMING_FILE):
         (tmp_path / name).touch()
-    run: Any = SimpleNamespace(skipped_in_row=0, rows=0, parameters={}, optimizer=torch.optim.SGD([torch.zeros(1)]))
+    first = SimpleNamespace(is_main_process=True)
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    run: Any = SimpleNamespace(skipped_in_row=0, rows=0, parameters={}, optimizer=optimizer, accelerator=first)
     for run.step in (999_998, 999_999, 1_000_000):
         save(run, tmp_path)
     assert {p.name for p in (tmp_path / "resume").iterdir()} == {"step-999999", "step-1000000"}
@@ -183,6 +187,29 @@ def test_a_process_that_is_killed_takes_the_others_with_it_and_the_run_resumes(
     wait_until(lambda: not Path(f"/proc/{other}").exists(), 5)
     run_train(study.train_slice(TEXT_FLOW_COT, steps=5, trainer=SHARED), context)
     assert outputs(context.work) == whole
+
+
+@pytest.mark.slow
+def test_a_model_shared_out_over_two_processes_is_one_whole_model(study: Study) -> None:
+    """FSDP: one process with twice the accumulation, to rounding; killed between checkpoints it goes on bit for bit."""
+    full = {"tune": Tune.FULL, "steps": 5, "batch_size": 3}  # kinds of sample differ in number: so do the pieces
+    alone = study.train("whole_model", TEXT_FLOW_COT, accumulation=2, **full)
+    shard = replace(SHARED, shard=True, keep_every=3)
+    shared = study.train("shared_out", TEXT_FLOW_COT, trainer=shard, **full)
+    for a, b in zip(losses(shared), losses(alone), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    names = ("checkpoint-3", "checkpoint-final")
+    ours, theirs = load_file(shared / names[1] / WEIGHTS), load_file(alone / names[1] / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5)
+    context = study.context("shared_out_killed")
+    config = study.train_slice(TEXT_FLOW_COT, trainer=shard, **full)
+    kill_at(3, run_train, config, context)
+    run_train(config, context)
+    for name in names:
+        assert (context.work / name / WEIGHTS).read_bytes() == (shared / name / WEIGHTS).read_bytes()
+    assert outputs(context.work) == outputs(shared)
 
 
 def wait_until(true: Callable[[], bool], seconds: float) -> None:
