@@ -95,7 +95,13 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
     tasks, apart = _tasks(values.tasks, config, subset)
     on_base = card.weights is Weights.ADAPTER and config.model.base in TINY_BASES
     base = _base_of(store, adapter, card) if on_base else None
-    run_ = Run(config, subset, sources, _joined(_variant_of(adapter), elsewhere, apart), tasks=tasks)
+    run_ = Run(
+        config,
+        subset,
+        sources,
+        _joined(_variant_of(store, adapter, Path(values.lora_path)), elsewhere, apart),
+        tasks=tasks,
+    )
     train = adapter if adapter.stage == "train" else None
     return _Wanted(run_, evaluate_node(run_, adapter, base), table_title(config, sources), prepared.said, train)
 
@@ -167,9 +173,12 @@ def find_adapter(store: Store, path: Path) -> StageNode:
     return stored_node("file", path.name, key)
 
 
-def _variant_of(adapter: StageNode) -> str:
-    """What keeps this adapter's folders apart: `prob0.3` of text_cot@prob0.3/object."""
-    return adapter.spec.slug.partition("/")[0].partition("@")[2]
+def _variant_of(store: Store, adapter: StageNode, path: Path) -> str:
+    """What keeps this adapter's folders apart: `prob0.3` of text_cot@prob0.3/object, `step5` of a checkpoint-5."""
+    trained = {folder: marker.slug for folder, marker in markers(store) if marker.stage == "train"}
+    row, _, _ = trained.get(path.resolve().parent, adapter.spec.slug).partition("/")
+    step = path.name.removeprefix("checkpoint-")
+    return _joined(row.partition("@")[2], f"step{step}" if step.isdigit() else "")
 
 
 def _card(path: Path, subset: Subset) -> AdapterCard:

@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 
+from experiment import results
 from experiment.cli import main
 from experiment.stages import STAGES, StageKind
 from tests.helpers import toy_study
@@ -182,6 +183,18 @@ def test_an_adapter_is_evaluated_as_what_it_is(project, capsys):
     assert "trained on object" in capsys.readouterr().err
     assert type_in(f"python scripts/evaluate.py --model_type text_cot --libero_subset object --lora_path {path}") == 0
     assert (project / "outputs" / "eval_results" / "text_cot@prob0.3" / "object" / "summary.json").is_file()
+
+
+def test_a_checkpoint_on_the_way_is_a_row_of_its_own(project, monkeypatch):
+    monkeypatch.setattr(results, "folder_digest", lambda folder: "")  # the toys' base
+    assert type_in("python scripts/train_text_cot.py --subset object --reasoning_dropout_prob 0.3") == 0
+    folder = project / "outputs" / "text_cot@prob0.3" / "object"
+    shutil.copytree(folder / "checkpoint-final", folder / "checkpoint-5")
+    evaluate = "python scripts/evaluate.py --model_type text_cot --libero_subset object"
+    for name in ("checkpoint-final", "checkpoint-5"):
+        assert type_in(f"{evaluate} --lora_path 'outputs/text_cot@prob0.3/object/{name}'") == 0
+    assert row_of(project, "text_cot@prob0.3/object")
+    assert row_of(project, "text_cot@prob0.3+step5/object")
 
 
 def row_of(project, slug):
