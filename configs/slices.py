@@ -31,6 +31,7 @@ class DemosSlice:
     env: EnvConfig
     workers: int = not_in_key(1)
     transit_noise: float = added(0.0)
+    noise_margin: float = added(0.03)
     style_spread: float = added(1.0)
 
 

@@ -59,6 +59,7 @@ class Data:
                 env=self.config.env,
                 workers=self.workers,
                 transit_noise=data.transit_noise,
+                noise_margin=data.noise_margin,
                 style_spread=data.style_spread,
             )
             return make_node("demos", subset.value, config, {})

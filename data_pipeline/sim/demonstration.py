@@ -18,6 +18,7 @@ from data_pipeline.contract import CAMERAS, EpisodeId, SimulationUnstableError
 from data_pipeline.demo_outcomes import MIN_START_DISTANCE_M, FailedAttempt, Outcome, count_grips, path_length_m
 from data_pipeline.hdf5_layout import DemoRecord, write_demo
 from data_pipeline.libero_utils import MAX_STEPS
+from data_pipeline.sim.expert.manner import Manner
 
 if TYPE_CHECKING:
     from data_pipeline.sim.environment import LiberoEnv
@@ -112,13 +113,10 @@ class Recorder:
         return images
 
 
-def make_demo(
-    env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, noise: float = 0.0, spread: float = 1.0
-) -> Outcome:
+def make_demo(env: LiberoEnv, episode: EpisodeId, seed: int, target: Path, manner: Manner) -> Outcome:
     """Try until the expert succeeds, at most MAX_ATTEMPTS times; write the success to `target`.
 
-    noise: standard deviation of what disturbs the executed actions in transit; the recorded ones stay the expert's.
-    spread: how much the expert's ways differ between demonstrations, in [0, 1].
+    What is executed in transit may be disturbed; the recorded actions stay the expert's.
     """
     failed: list[FailedAttempt] = []
     for number in range(MAX_STARTS):
@@ -128,7 +126,7 @@ def make_demo(
         if distance_m < MIN_START_DISTANCE_M:
             continue
         recorder = Recorder(env)
-        attempt = play(env, own_seed, MAX_STEPS[episode.subset], recorder, noise, spread)
+        attempt = play(env, own_seed, MAX_STEPS[episode.subset], recorder, manner)
         if attempt.success:
             record = recorder.record(state, own_seed, attempt.phases)
             write_demo(target, record)
@@ -148,13 +146,13 @@ def make_demo(
     return Outcome((*failed, FailedAttempt(-1, near)), refused_starts=MAX_STARTS - len(failed))
 
 
-def play(env: LiberoEnv, seed: int, max_steps: int, recorder: Recorder, noise: float, spread: float) -> Attempt:
+def play(env: LiberoEnv, seed: int, max_steps: int, recorder: Recorder, manner: Manner) -> Attempt:
     """Let the start settle, then let the expert try. Where the physics blows up, the attempt has failed."""
     from data_pipeline.sim.expert.expert import Attempt, TransitNoise, run_expert
 
-    disturbing = TransitNoise(noise, np.random.default_rng([seed, 2])) if noise else None
+    disturbing = TransitNoise(manner.noise, np.random.default_rng([seed, 2])) if manner.noise else None
     try:
         env.settle(SETTLE_STEPS)
-        return run_expert(env, np.random.default_rng([seed, 1]), max_steps, recorder, disturbing, spread)
+        return run_expert(env, np.random.default_rng([seed, 1]), max_steps, recorder, disturbing, manner)
     except SimulationUnstableError as problem:
         return Attempt(success=False, steps=0, reason=str(problem))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from data_pipeline.demo_outcomes import (
 from data_pipeline.libero_utils import task_names
 from data_pipeline.sim.demo_files import assemble, hand_positions
 from data_pipeline.sim.demonstration import make_demo
+from data_pipeline.sim.expert.manner import USUAL, Manner
 from data_pipeline.sim.pool import run_jobs
 from data_pipeline.whole_files import is_whole_json, write_json
 
@@ -43,13 +44,13 @@ class DemoJob:
     seed: int  # the study's
     part: Path  # its HDF5 file; the outcome beside it is written last and says that it is done
     env: EnvConfig
-    transit_noise: float = 0.0
-    style_spread: float = 1.0
+    manner: Manner = USUAL  # of all: noise at its most
 
     @property
-    def own_noise(self) -> float:
-        """Noise in transit of this demonstration."""
-        return self.transit_noise * NOISE_LEVELS[self.episode.demo % len(NOISE_LEVELS)]
+    def own_manner(self) -> Manner:
+        """Of this demonstration."""
+        share = NOISE_LEVELS[self.episode.demo % len(NOISE_LEVELS)]
+        return replace(self.manner, noise=self.manner.noise * share)
 
     @property
     def outcome_file(self) -> Path:
@@ -91,7 +92,7 @@ class DemoMaker:
         outcome = (
             Outcome()
             if hopeless
-            else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_noise, job.style_spread)
+            else make_demo(self._environment(job), job.episode, job.seed, job.part, job.own_manner)
         )
         write_json(job.outcome_file, {"outcome": asdict(outcome), "seconds": time.monotonic() - started})
 
@@ -136,14 +137,14 @@ def run_demos(config: DemosSlice, context: StageContext) -> list[str]:
 
 def demo_jobs(config: DemosSlice, parts: Path) -> list[DemoJob]:
     """One job per demonstration, in order."""
+    manner = Manner(config.transit_noise, config.noise_margin, config.style_spread)
     return [
         DemoJob(
             EpisodeId(config.subset, task, demo),
             config.seed,
             parts / f"{task:02d}" / f"{demo:04d}.hdf5",
             config.env,
-            config.transit_noise,
-            config.style_spread,
+            manner,
         )
         for task in config.tasks
         for demo in range(config.episodes_per_task)

@@ -15,6 +15,7 @@ from data_pipeline.sim.expert.doors import close_door, put_behind_door
 from data_pipeline.sim.expert.drag import drag
 from data_pipeline.sim.expert.fixtures import close_drawer, open_drawer, turn_knob
 from data_pipeline.sim.expert.grasps import Grasp
+from data_pipeline.sim.expert.manner import USUAL, Manner
 from data_pipeline.sim.expert.motion import Hand, Motion, Style
 from data_pipeline.sim.expert.rearrange import clear_drawer
 from data_pipeline.sim.expert.scene import Goal, Scene
@@ -68,9 +69,9 @@ class Attempt:
 class Expert:
     """The expert of one episode that has settled, asked for one action at a time. The caller steps `env` in between."""
 
-    def __init__(self, env: LiberoEnv, rng: np.random.Generator, spread: float = 1.0) -> None:
+    def __init__(self, env: LiberoEnv, rng: np.random.Generator, manner: Manner = USUAL) -> None:
         self._env = env
-        self._hand = Hand(Scene(env), Style.sample(rng, spread))
+        self._hand = Hand(Scene(env), Style.sample(rng, manner.spread), manner.margin)
         self._actions = _play(self._hand)
 
     @property
@@ -98,14 +99,14 @@ def run_expert(
     max_steps: int,
     before_step: Callable[[np.ndarray], None] = lambda action: None,
     noise: TransitNoise | None = None,
-    spread: float = 1.0,
+    manner: Manner = USUAL,
 ) -> Attempt:
     """Drive `env` from its present state until success, failure or `max_steps`.
 
     `before_step` is called with each action (float32 [7]) before it is executed; with `noise`, what is executed in
-    transit is that action disturbed. spread: of the style, see `Style.sample`.
+    transit is that action disturbed. manner: its margin and spread.
     """
-    expert, phases = Expert(env, rng, spread), list[str]()
+    expert, phases = Expert(env, rng, manner), list[str]()
     for steps in range(max_steps):
         advice = expert.advise()
         if isinstance(advice, str):

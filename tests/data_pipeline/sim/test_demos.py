@@ -26,6 +26,7 @@ from data_pipeline.sim import demonstration, demos
 from data_pipeline.sim.demo_files import task_info
 from data_pipeline.sim.demonstration import attempt_seed
 from data_pipeline.sim.demos import demo_jobs, run_demos
+from data_pipeline.sim.expert.manner import Manner
 
 ROOT = Path(__file__).parents[3]
 ENV = EnvConfig(assets="builtin", look=Look.LIGHT, resolution=64)
@@ -63,7 +64,7 @@ def fake(monkeypatch):
     def install(lost):
         tried = []
 
-        def make(env, episode, seed, target, noise, spread):
+        def make(env, episode, seed, target, manner):
             tried.append((episode.task_id, episode.demo))
             if tried[-1] in lost:
                 return LOST
@@ -113,7 +114,7 @@ def test_a_start_too_near_to_an_official_state_is_drawn_again(tmp_path, monkeypa
     monkeypatch.setattr(demonstration, "distance_to_official", lambda env, state: next(distances, 0.0))
     monkeypatch.setattr(demonstration, "play", lambda *_: SimpleNamespace(success=False, reason="dropped it"))
     episode = EpisodeId(Subset.GOAL, 7, 0)
-    outcome = demonstration.make_demo(None, episode, 3, tmp_path / "x")
+    outcome = demonstration.make_demo(None, episode, 3, tmp_path / "x", Manner())
     assert outcome.refused_starts == demonstration.MAX_STARTS - 1
     assert outcome.failed[0] == FailedAttempt(attempt_seed(episode, 3, 2), "dropped it")
     assert "63 of 64 sampled starts were refused" in outcome.failed[1].reason
@@ -228,7 +229,7 @@ def test_an_attempt_in_which_the_physics_blows_up_has_failed():
         def settle(self, steps):
             raise SimulationUnstableError("turn_on_the_stove: the simulation became unstable")
 
-    attempt = demonstration.play(Env(), 0, 300, demonstration.Recorder(Env()), noise=0.0, spread=0.0)
+    attempt = demonstration.play(Env(), 0, 300, demonstration.Recorder(Env()), Manner())
     assert not attempt.success
     assert "became unstable" in attempt.reason
 

@@ -14,6 +14,7 @@ from data_pipeline.contract import EpisodeId
 from data_pipeline.libero_utils import MAX_STEPS
 from data_pipeline.sim.demos import DemoJob
 from data_pipeline.sim.expert.expert import TransitNoise, run_expert
+from data_pipeline.sim.expert.manner import Manner
 
 
 def test_it_has_the_strength_asked_for_and_leaves_the_gripper_alone() -> None:
@@ -33,8 +34,8 @@ def test_it_never_asks_for_more_than_the_controller_takes() -> None:
 
 
 def test_one_demonstration_in_seven_has_none() -> None:
-    job = DemoJob(EpisodeId(Subset.OBJECT, 0, 0), 0, Path("x"), EnvConfig(), transit_noise=0.4)
-    levels = [replace(job, episode=EpisodeId(Subset.OBJECT, 0, demo)).own_noise for demo in range(7)]
+    job = DemoJob(EpisodeId(Subset.OBJECT, 0, 0), 0, Path("x"), EnvConfig(), manner=Manner(noise=0.4))
+    levels = [replace(job, episode=EpisodeId(Subset.OBJECT, 0, demo)).own_manner.noise for demo in range(7)]
     assert levels == pytest.approx([0.4, 0.25, 0.1, 0.4, 0.25, 0.1, 0.0])
 
 
