@@ -94,8 +94,6 @@ class BaseConfig:
     language_every: int = added(1)  # steps from one such batch to the next
     shift_px: int = 3  # random shifts of the image; only while no coordinates are taught
     seed: int = 42
-    refine_steps: int = added(0)  # of a second round that starts from the weights of the first
-    refine_learning_rate: float = added(5e-4)
 
 
 @dataclass(frozen=True)

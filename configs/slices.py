@@ -155,7 +155,7 @@ class TokensSlice:
 class BaseSlice:
     """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
 
-    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset, and `start` for a second round.
+    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset; `start`: a base to go on from.
     """
 
     subsets: tuple[Subset, ...]

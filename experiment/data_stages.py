@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from configs.choices import STUDY, Subset
-from configs.model import BaseConfig, TrainerConfig
+from configs.model import TrainerConfig
 from configs.schema import ExperimentConfig
 from configs.slices import (
     AnnotateSlice,
@@ -145,22 +145,21 @@ class Data:
         inputs = {f"{name}/{s.value}": make(s) for name, make in makers.items() for s in flow.codebook.subsets}
         return make_node("codebook", "", CodebookSlice(flow.cells, flow.static_px, flow.codebook), inputs)
 
-    def base(self) -> StageNode:
-        """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for."""
+    def base(self, start: StageNode | None = None) -> StageNode:
+        """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for.
+
+        start: a base whose weights and vocabularies the training goes on from.
+        """
         config = self.config
         if config.model.base == TINY:
             ShippedBase.read().check_fits(config)
             return shipped_node()
-        own = replace(config.base, refine_steps=0, refine_learning_rate=BaseConfig.refine_learning_rate)
-        slice_ = BaseSlice(STUDY, config.model, config.action, own, without_adapters(config.trainer))
+        slice_ = BaseSlice(STUDY, config.model, config.action, config.base, without_adapters(config.trainer))
         makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
-        first = make_node("base", "", slice_, inputs)
-        if not config.base.refine_steps:
-            return first
-        rate = config.base.refine_learning_rate
-        again = replace(own, steps=config.base.refine_steps, learning_rate=rate, seed=own.seed + 1)
-        return make_node("base", "second round", replace(slice_, base=again), {**inputs, "start": first})
+        if start is None:
+            return make_node("base", "", slice_, inputs)
+        return make_node("base", "next round", slice_, {**inputs, "start": start})
 
 
 def shipped_node() -> StageNode:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
-from training.action_tokenizer import ACTION_TOKENIZER_FILE
+from training import action_tokenizer
+from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.base_folder import SCRATCH
 from training.batch import collate
 from training.checkpoint import METRICS_FILE
@@ -56,15 +58,16 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     check(config.model.base == SCRATCH, f"model.base={config.model.base!r} is not trained here; only {SCRATCH!r} is")
     check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with scratch: fit")
     set_threads(config.trainer)
-    statistics, data = _load_data(config, context)
-    actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
-    tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
+    start = _Start.of(context.inputs["start"] / BASE_FOLDER) if "start" in context.inputs else None
+    statistics, data = _load_data(config, context, start.statistics if start else None)
+    if start is None:
+        actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
+        tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
+        model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
+    else:
+        actions, tokenizer, model = start.actions, start.tokenizer, start.model
+        actions.check_reach(statistics.largest)
     accelerator = make_accelerator(config.trainer, "no")
-    model: Any = (
-        load_base(context.inputs["start"] / BASE_FOLDER, torch.float32)[0]
-        if "start" in context.inputs
-        else build_model(build_config(tokenizer, config.model), config.base.seed)
-    )
     model.to(accelerator.device)
     layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(
@@ -90,8 +93,26 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     return [BASE_FOLDER, METRICS_FILE, TIMING_FILE]
 
 
-def _load_data(config: BaseSlice, context: StageContext) -> tuple[ActionStatistics, TrainingData]:
-    """All subsets' training episodes, normalised with the statistics of all of them together."""
+@dataclass(frozen=True)
+class _Start:
+    """A base to go on from: its weights, vocabularies and scale of actions, whatever the new data are."""
+
+    model: Any
+    tokenizer: Any
+    actions: FastTokenizer
+    statistics: ActionStatistics
+
+    @classmethod
+    def of(cls, folder: Path) -> _Start:
+        model, tokenizer = load_base(folder, torch.float32)
+        actions = action_tokenizer.load(folder / ACTION_TOKENIZER_FILE)
+        return cls(model, tokenizer, actions, ActionStatistics.load(folder / STATISTICS_FILE))
+
+
+def _load_data(
+    config: BaseSlice, context: StageContext, known: ActionStatistics | None
+) -> tuple[ActionStatistics, TrainingData]:
+    """All subsets' training episodes, normalised with `known` statistics or those of all of them together."""
     inputs, names = context.inputs, {s: s.value for s in config.subsets}
     sources = {s: Hdf5Source(inputs[f"regenerate/{name}"], s) for s, name in names.items()}
     splits = {s: load_split(inputs[f"split/{name}"] / SPLIT_FILE) for s, name in names.items()}
@@ -100,7 +121,7 @@ def _load_data(config: BaseSlice, context: StageContext) -> tuple[ActionStatisti
         return (sources[subset].open(episode) for subset in config.subsets for episode in splits[subset].train)
 
     action = config.action
-    statistics = pooled_statistics(BASE_STATISTICS, training(), action.half_range_floor, action.normalization)
+    statistics = known or pooled_statistics(BASE_STATISTICS, training(), action.half_range_floor, action.normalization)
     overflow = context.work / "frames.npy"
     annotations = {
         episode: annotation
