@@ -92,6 +92,23 @@ def test_the_style_spreads_as_far_as_asked():
     assert half.grasp == pytest.approx([value / 2 for value in full.grasp])
 
 
+@pytest.mark.parametrize(
+    ("margin", "tolerance", "disturbed"), [(0.03, 0.012, 0.07), (0.03, 0.006, 0.0), (0.015, 0.006, 0.085)]
+)
+def test_a_transit_ends_at_the_margin(margin, tolerance, disturbed):
+    """Of a motion over 10 cm, metres until nothing is disturbed any more; an exact waypoint is no transit at all."""
+    scene = StillScene()
+    scene.hand_position = np.zeros(3)
+    hand = Hand(scene, Style(), margin)
+    target, last = np.array([0.1, 0.0, 0.0]), 0.0
+    for _ in hand.go_to(target, tolerance=tolerance):
+        if hand.in_transit:
+            last = scene.hand_position[0]
+        scene.hand_position = scene.hand_position + np.array([0.0025, 0.0, 0.0])
+    assert last == pytest.approx(disturbed, abs=0.0026)
+    assert scene.hand_position[0] > 0.1 - tolerance
+
+
 VERBS = {"reach", "grasp", "lift", "carry", "lower", "release", "retreat", "retry", "open", "close", "turnon", "drag"}
 
 
