@@ -137,8 +137,15 @@ def parse_tasks(text: str, allowed: Sequence[int]) -> tuple[int, ...]:
     runs = [range(int(end[1]), int(end[2] or end[1]) + 1) for end in ends if end]
     chosen = [task for run in runs for task in run]
     if not all(ends) or not all(runs) or len(set(chosen)) < len(chosen) or not set(chosen) <= set(allowed):
-        raise ConfigError(f"tasks {text!r}; allowed: numbers of {tasks_text(allowed)}, each once, e.g. 0,3 or 0-4")
+        numbers = f"numbers of {tasks_text(allowed)}, each once, e.g. {_some(allowed)}"
+        raise ConfigError(f"tasks {text!r}; allowed: {numbers}")
     return tuple(sorted(chosen))
+
+
+def _some(allowed: Sequence[int]) -> str:
+    """Two ways to name some of them."""
+    first = sorted(allowed)[:2]
+    return f"{first[0]} or {tasks_text(first)}"
 
 
 def tasks_text(tasks: Iterable[int]) -> str:

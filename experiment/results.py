@@ -26,7 +26,7 @@ from experiment.study import EVALUATIONS, Choice, Study, published_results, run_
 from experiment.tables import GROUP_MARK, belongs, table_group, table_title
 from experiment.views import Marker, View, ViewState, markers, state
 from training.base_folder import TINY_BASES, folder_digest
-from training.card import CARD_FILE, AdapterCard, load_card
+from training.card import CARD_FILE, AdapterCard, check_weights, load_card
 from training.shipped_base import SHIPPED
 
 CHECKPOINT = "checkpoint-final"
@@ -91,6 +91,7 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
         subset in (trained_on, Subset.NINETY),
         f"--libero_subset {subset.value}, but this adapter was trained on {trained_on.value}: give that, or 90",
     )
+    merged = Weights.MERGED.value if card.weights is Weights.MERGED else ""  # its adapter may have a row of its own
     elsewhere = "" if subset == trained_on else f"from_{trained_on.value}"
     tasks, apart = _tasks(values.tasks, config, subset)
     on_base = card.weights is Weights.ADAPTER and config.model.base in TINY_BASES
@@ -99,7 +100,7 @@ def _adapter(values: Namespace, subset: Subset, places: Places) -> _Wanted:
         config,
         subset,
         sources,
-        _joined(_variant_of(store, adapter, Path(values.lora_path)), elsewhere, apart),
+        _joined(_variant_of(store, adapter, Path(values.lora_path)), merged, elsewhere, apart),
         tasks=tasks,
     )
     train = adapter if adapter.stage == "train" else None
@@ -190,7 +191,9 @@ def _card(path: Path, subset: Subset) -> AdapterCard:
         (path / CARD_FILE).is_file(),
         f"--lora_path {path} has no {CARD_FILE}, so this is no adapter of this project; {train}",
     )
-    return load_card(path)
+    card = load_card(path)
+    check_weights(path, card)
+    return card
 
 
 def _base_of(store: Store, adapter: StageNode, card: AdapterCard) -> StageNode:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from configs.building import added, build, canonical
 from configs.choices import Subset, Weights
 from configs.phases import PhaseSpec
@@ -14,6 +16,7 @@ from data_pipeline.contract import EnvironmentProblem
 from data_pipeline.whole_files import write_text
 
 CARD_FILE = "adapter_card.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
@@ -64,3 +67,20 @@ def load_card(folder: Path) -> AdapterCard:
         return build(AdapterCard, json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:  # no UTF-8, no JSON, or keys and values that are no card's
         raise EnvironmentProblem(f"{path} cannot be read ({error}); copy the whole checkpoint folder again") from error
+
+
+def check_weights(folder: Path, card: AdapterCard) -> None:
+    """Raise EnvironmentProblem, with the command that makes them again, where weights are missing or cut off."""
+    adapter = card.weights is Weights.ADAPTER
+    again = f"nora-ecot train --phase {card.phase.name} --subset {card.subset.value}"
+    if card.weights is Weights.MERGED:
+        again = f"nora-ecot merge --target {folder} --lora_path ..."
+    for path in [folder / ADAPTER_WEIGHTS] if adapter else sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, "numpy"):  # reads the header, and compares the file's length with it
+                pass
+        except (OSError, SafetensorError) as error:
+            raise EnvironmentProblem(
+                f"{path} is {'damaged' if path.is_file() else 'missing'} ({error}); copy the whole checkpoint folder "
+                f"again, or make it again: `{again}`, with the settings it was made with"
+            ) from error

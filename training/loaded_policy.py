@@ -20,10 +20,9 @@ from data_pipeline.contract import EnvironmentProblem, digest
 from training import action_tokenizer
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
 from training.base_folder import TINY, BaseFolder, locate_base
-from training.card import AdapterCard, load_card
+from training.card import ADAPTER_WEIGHTS, AdapterCard, check_weights, load_card
 from training.layout import Layout
 from training.lora_model import (
-    ADAPTER_WEIGHTS,
     IMAGE_FRAME,
     TARGETS,
     fit_embedding,
@@ -62,6 +61,7 @@ def load_checkpoint(
     """
     warm = warm or WarmBase()
     card = load_card(checkpoint)
+    check_weights(checkpoint, card)
     actions, tokenizer = action_tokenizer.load(checkpoint / ACTION_TOKENIZER_FILE), load_tokenizer(checkpoint)
     _check_files(checkpoint, card, actions, tokenizer)
     statistics = ActionStatistics.load(checkpoint / STATISTICS_FILE, card.statistics)

@@ -26,7 +26,7 @@ from configs.model import LoraConfig
 from configs.phases import PhaseSpec
 from data_pipeline.action_stats import STATISTICS_FILE, ActionStatistics
 from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
-from training.card import AdapterCard, save_card
+from training.card import ADAPTER_WEIGHTS, AdapterCard, save_card
 from training.layout import Layout, Vocabulary
 from training.tiny_backbone import add_numbered_tokens, visual_tokens
 
@@ -35,7 +35,6 @@ TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(ga
 
 
 ACTION_TOKEN = "<robot_action_{}>"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 IMAGE_FRAME = "rot180"
 """Of the policy's image; see data_pipeline.image_frame."""
 

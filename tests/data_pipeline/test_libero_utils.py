@@ -102,3 +102,11 @@ def test_a_run_of_tasks_is_written_short() -> None:
 def test_what_is_no_list_of_tasks_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="allowed: numbers of 0-8, each once"):
         libero_utils.parse_tasks(text, range(9))
+
+
+@pytest.mark.parametrize(("allowed", "example"), [((0, 3), "0 or 0,3"), ((5, 6, 7), "5 or 5-6"), ((4,), "4 or 4")])
+def test_what_is_suggested_instead_is_allowed(allowed: tuple[int, ...], example: str) -> None:
+    with pytest.raises(ConfigError, match=f"e.g. {example}$"):
+        libero_utils.parse_tasks("99", allowed)
+    for text in example.split(" or "):
+        assert set(libero_utils.parse_tasks(text, allowed)) <= set(allowed)

@@ -139,6 +139,17 @@ def test_a_damaged_card_is_named_before_anything_runs(project, capsys, card, say
     assert "copy the whole checkpoint folder again" in error
 
 
+def test_cut_off_weights_are_named_before_anything_runs(project, capsys):
+    assert main("train", ["--subset", "object"], phase="baseline") == 0
+    folder = project / "outputs" / "baseline" / "object" / "checkpoint-final"
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert evaluated(folder) == 78
+    error = capsys.readouterr().err
+    assert f"{weights.relative_to(project)} is damaged" in error.replace(f"{project}/", "")
+    assert "`nora-ecot train --phase baseline --subset object`" in error
+
+
 def test_report_of_nothing(capsys):
     assert main("make_report", []) == 2
     assert "run_experiment.py" in capsys.readouterr().err

@@ -197,6 +197,18 @@ def test_a_checkpoint_on_the_way_is_a_row_of_its_own(project, monkeypatch):
     assert row_of(project, "text_cot@prob0.3+step5/object")
 
 
+def test_a_merged_model_does_not_take_its_adapters_row(project):
+    assert type_in("python scripts/train_baseline.py --subset object") == 0
+    shutil.copytree(project / "outputs" / "baseline" / "object" / "checkpoint-final", project / "merged")
+    card = project / "merged" / "adapter_card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"weights": "merged"}))
+    evaluate = "python scripts/evaluate.py --model_type baseline --libero_subset object --lora_path"
+    for path in ("outputs/baseline/object/checkpoint-final", "merged"):
+        assert type_in(f"{evaluate} {path}") == 0
+    assert row_of(project, "baseline/object")
+    assert row_of(project, "baseline@merged/object")
+
+
 def row_of(project, slug):
     table = (project / "outputs" / "eval_results" / "results.md").read_text().splitlines()
     return f"| {slug} |" in table

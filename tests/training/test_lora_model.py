@@ -217,6 +217,19 @@ def test_another_action_tokenizer_beside_the_weights_is_refused_with_both_values
     assert load_card(copied).action_tokenizer[:16] in str(refused.value)
 
 
+def test_cut_off_weights_are_named_with_the_command_that_makes_them_again(adapter: TinyAdapter, tmp_path: Path) -> None:
+    weights = shutil.copytree(adapter.checkpoint, tmp_path / "cut") / "adapter_model.safetensors"
+    card, whole = load_card(weights.parent), weights.read_bytes()
+    again = f"nora-ecot train --phase {card.phase.name} --subset {card.subset.value}`"
+    for length in (0, 100, len(whole) - 1):
+        weights.write_bytes(whole[:length])
+        with pytest.raises(EnvironmentProblem, match=rf"model\.safetensors is damaged .*{again}"):
+            load_checkpoint(weights.parent, adapter.base, "cpu", FLOAT)
+    weights.unlink()
+    with pytest.raises(EnvironmentProblem, match=rf"model\.safetensors is missing .*{again}"):
+        load_checkpoint(weights.parent, adapter.base, "cpu", FLOAT)
+
+
 def test_another_text_tokenizer_frame_or_rank_is_refused_with_both_values(adapter: TinyAdapter, tmp_path: Path) -> None:
     def changed(name: str, file: str, old: str, new: str) -> Path:
         copied = shutil.copytree(adapter.checkpoint, tmp_path / name)
