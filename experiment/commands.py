@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.checks import check
 from configs.choices import STUDY, Mode
+from configs.phases import PhaseSpec
 from data_pipeline.libero_utils import parse_subset
 from experiment import compose, datasets, inspecting, making_base, results
 from experiment.cli import COMMANDS
@@ -60,6 +61,8 @@ def _experiment(values: Namespace) -> int:
             said.update(dict.fromkeys(prepared.said))
             config, sources = prepared.resolved.config, prepared.resolved.sources
             runs += [Run(config, subset, sources, prepared.variant) for subset in subsets]
+    if values.phase:
+        _check_reasoning_flags(values, runs[0].config.phase)
     workers = data_workers(values, runs[0].config, len(runs[0].sources))
     study = _study(runs, places, workers, tuple(said))
     return run_study(study, choice_of(values, runs[0].config)).code
@@ -101,6 +104,7 @@ def _train(values: Namespace) -> int:
     subset, places = required_subset(values), places_of(values)
     prepared = prepare(compose.find_phase(values.phase), values, [subset])
     config, sources = prepared.resolved.config, prepared.resolved.sources
+    _check_reasoning_flags(values, config.phase)
     data = Data(config, sources, places, data_workers(values, config, len(sources)))
     substitutes: dict[str, StageNode] = {}
     said: tuple[str, ...] = ()
@@ -123,6 +127,16 @@ def _train(values: Namespace) -> int:
     if done.code == 0 and not values.dry_run:
         print(f"adapter: {places.output_dir / run_.slug / 'checkpoint-final'}")
     return done.code
+
+
+def _check_reasoning_flags(values: Namespace, phase: PhaseSpec) -> None:
+    """Raise ConfigError for flags of the reasoning where a phase writes none: they would name a run they left alone."""
+    given = [f"--{name}" for name in ("reasoning_dropout_prob", "cot_loss_weight") if getattr(values, name, None)]
+    check(
+        not given or bool(phase.sources),
+        f"{', '.join(given)}: phase {phase.name} writes no reasoning; for phases that do, such as text_cot and "
+        "text_flow_cot; leave it out",
+    )
 
 
 _ACTIONS: dict[str, Callable[[Namespace], int]] = {

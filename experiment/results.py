@@ -41,6 +41,7 @@ def evaluate(values: Namespace) -> int:
         wanted = _full(values, subset)
     else:
         check_none_given(values)
+        _check_type(values.model_type)
         wanted = _control(values, subset, control, places) if control else _adapter(values, subset, places)
     config, group = wanted.run.config, table_group(wanted.title, wanted.node)
     check_objects(config.env, subset, wanted.run.tasks)
@@ -56,6 +57,17 @@ def evaluate(values: Namespace) -> int:
         decisions=wanted.said,
     )
     return run_study(study, choice_of(values, config)).code
+
+
+def _check_type(text: str) -> None:
+    """Raise ConfigError where `--model_type` is neither a phase nor a control."""
+    phases = compose.phase_files() | compose.ablations()
+    others = (*Control, FULL)
+    check(
+        text in (*phases, *others) or Path(text).suffix in (".yaml", ".yml"),
+        f"--model_type {text!r}; allowed: a phase ({', '.join(compose.phase_files())}, one of configs/ablations/, or a "
+        f"phase's YAML file), or {', '.join(others)}",
+    )
 
 
 @dataclass(frozen=True)

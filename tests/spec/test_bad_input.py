@@ -150,6 +150,21 @@ def test_cut_off_weights_are_named_before_anything_runs(project, capsys):
     assert "`nora-ecot train --phase baseline --subset object`" in error
 
 
+@pytest.mark.parametrize("flag", ["--reasoning_dropout_prob", "--cot_loss_weight"])
+def test_flags_of_the_reasoning_where_there_is_none(capsys, flag):
+    assert main("train", ["--subset", "object", flag, "0.3"], phase="baseline") == 2
+    assert f"{flag}: phase baseline writes no reasoning" in capsys.readouterr().err
+    assert main("run_experiment", ["--phase", "baseline", "--subset", "object", flag, "0.3"]) == 2
+    assert main("train", ["--subset", "object", flag, "0.3", "--dry_run"], phase="text_cot") == 0
+
+
+def test_an_unknown_model_type_is_told_every_one(capsys):
+    assert main("evaluate", ["--model_type", "basline", "--libero_subset", "object"]) == 2
+    error = capsys.readouterr().err
+    assert "a phase (baseline, text_cot, text_flow_cot, one of configs/ablations/, or a phase's YAML file)" in error
+    assert error.strip().endswith("or replay, expert, zero, random, full")
+
+
 def test_report_of_nothing(capsys):
     assert main("make_report", []) == 2
     assert "run_experiment.py" in capsys.readouterr().err
