@@ -18,7 +18,7 @@ from data_pipeline.libero_utils import parse_subset
 from evaluation.episodes import NORA_EXECUTED_STEPS
 from experiment import compose
 from experiment.cli import typed_command
-from experiment.devices import device_groups
+from experiment.devices import cuda_devices, device_groups
 from experiment.places import Places
 from experiment.resolve import EXPERT, FindSource, Resolved, find_source, needed_subsets, resolve, resolve_preset
 from experiment.rewording import permission, secret_of
@@ -142,6 +142,8 @@ def data_workers(values: Namespace, config: ExperimentConfig, subsets: int) -> i
 def choice_of(values: Namespace, config: ExperimentConfig) -> Choice:
     """Which stages run, and how."""
     check(config.executor.kind == "local", f"executor.kind={config.executor.kind!r}; allowed: local")
+    no_device = config.trainer.device == "cuda" and cuda_devices() == 0
+    check(not no_device, "trainer.device=cuda, and no CUDA device is here; allowed: auto, cpu")
     names = [name for name in getattr(values, "force", "").split(",") if name]
     start = getattr(values, "from", "")
     only = tuple(name for name in getattr(values, "only", "").split(",") if name)

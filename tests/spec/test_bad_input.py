@@ -43,6 +43,7 @@ def project(tmp_path, monkeypatch):
         ("--phase baseline --subset 90", "for evaluation alone"),
         ("--phase baseline --subset object eval.batch_rows=0", "eval.batch_rows=0 is out of range"),
         ("--phase baseline --subset object trainer.device=tpu", "allowed: auto, cpu, cuda"),
+        ("--phase baseline --subset object trainer.device=cuda", "no CUDA device is here; allowed: auto, cpu"),
         ("--phase baseline --subset object model.base=./nowhere", "model.base=./nowhere is no folder"),
         ("--phase baseline --subset object eval.protocol=nora action.execute=3", "executes 5 steps of each chunk"),
     ],
