@@ -25,7 +25,7 @@ def nodes(tmp_path: Path, *argv: str):
 def test_execute_changes_the_evaluation_and_no_adapter(tmp_path: Path) -> None:
     trained, evaluated = nodes(tmp_path)
     again, other = nodes(tmp_path, "--execute", "2")
-    assert evaluated.spec.config["execute"] == 4
+    assert evaluated.spec.config["execute"] == 8
     assert other.spec.config["execute"] == 2
     assert again.key == trained.key
     assert again.inputs["base"].key == trained.inputs["base"].key

@@ -123,7 +123,14 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = ("preset=tiny", "env.assets=builtin", "env.resolution=64", "eval.sim_workers=1", "action.scale=10")
+SMALL = (
+    "preset=tiny",
+    "env.assets=builtin",
+    "env.resolution=64",
+    "eval.sim_workers=1",
+    "action.scale=10",
+    "action.execute=4",
+)
 
 
 @pytest.mark.sim
