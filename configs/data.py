@@ -63,7 +63,6 @@ class DataConfig:
     test_fraction: float = 0.05
     seed: int = 42
     transit_noise: float = added(0.0)  # of the expert's executed (not recorded) actions in free space: std, of 1
-    noise_margin: float = added(0.03)  # metres to a waypoint within which nothing is disturbed
     style_spread: float = added(1.0)  # how much the expert's ways differ between demonstrations; 0: one way for all
 
     def __post_init__(self) -> None:
@@ -73,7 +72,6 @@ class DataConfig:
         )
         in_range("data.demos_per_task", self.demos_per_task, 1)
         in_range("data.transit_noise", self.transit_noise, 0, 1)
-        in_range("data.noise_margin", self.noise_margin, 0.005, 0.1)
         in_range("data.style_spread", self.style_spread, 0, 1)
         in_range("data.test_fraction", self.test_fraction, 0, 0.5)
 

@@ -31,7 +31,6 @@ class DemosSlice:
     env: EnvConfig
     workers: int = not_in_key(1)
     transit_noise: float = added(0.0)
-    noise_margin: float = added(0.03)
     style_spread: float = added(1.0)
 
 
@@ -155,7 +154,7 @@ class TokensSlice:
 class BaseSlice:
     """Stage `base`: the tiny backbone with its tokenizers, trained on all subsets.
 
-    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset; `start`: a base to go on from.
+    Inputs `regenerate/<subset>`, `split/<subset>`, `annotate/<subset>` for each subset.
     """
 
     subsets: tuple[Subset, ...]

@@ -59,7 +59,6 @@ class Data:
                 env=self.config.env,
                 workers=self.workers,
                 transit_noise=data.transit_noise,
-                noise_margin=data.noise_margin,
                 style_spread=data.style_spread,
             )
             return make_node("demos", subset.value, config, {})
@@ -145,11 +144,8 @@ class Data:
         inputs = {f"{name}/{s.value}": make(s) for name, make in makers.items() for s in flow.codebook.subsets}
         return make_node("codebook", "", CodebookSlice(flow.cells, flow.static_px, flow.codebook), inputs)
 
-    def base(self, start: StageNode | None = None) -> StageNode:
-        """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for.
-
-        start: a base whose weights and vocabularies the training goes on from.
-        """
+    def base(self) -> StageNode:
+        """The tiny backbone: the shipped one, or trained on all subsets; the same whichever subset is asked for."""
         config = self.config
         if config.model.base == TINY:
             ShippedBase.read().check_fits(config)
@@ -157,9 +153,7 @@ class Data:
         slice_ = BaseSlice(STUDY, config.model, config.action, config.base, without_adapters(config.trainer))
         makers = {"regenerate": self.regenerate, "split": self.split, "annotate": self.annotate}
         inputs = {f"{name}/{subset.value}": make(subset) for name, make in makers.items() for subset in STUDY}
-        if start is None:
-            return make_node("base", "", slice_, inputs)
-        return make_node("base", "next round", slice_, {**inputs, "start": start})
+        return make_node("base", "", slice_, inputs)
 
 
 def shipped_node() -> StageNode:

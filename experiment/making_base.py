@@ -1,8 +1,8 @@
 """`nora-ecot make_base`: the tiny base that comes with the project, made again.
 
-Round by round: demonstrations of all tasks of the tiny preset by the scripted expert, most of them pushed off their way
-in transit; then the stage `base` on them, on one core, from where the round before ended. Then the folder that the
-project ships, with a manifest. What it is made of is compared with what the shipped one was made of.
+Demonstrations of all tasks of the tiny preset by the scripted expert, most of them pushed off their way in transit;
+then the stage `base` on them, on one core; then the folder that the project ships, with a manifest. What it is made of
+is compared with what the shipped one was made of.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from configs.choices import STUDY
 from configs.schema import ExperimentConfig
 from data_pipeline.contract import AGENTVIEW
 from data_pipeline.whole_files import file_sha256, write_json
-from experiment.data_stages import Data, expert_views
+from experiment.data_stages import expert_views
 from experiment.datasets import data_for
-from experiment.settings import Prepared, choice_of
+from experiment.settings import choice_of
 from experiment.stages import StageNode
 from experiment.store import Manifest, Store
 from experiment.study import Study, run_study
@@ -43,48 +42,30 @@ RECIPE = (
     "base.language_every=4",
     "trainer.checkpoint_every=500",
 )
-"""What differs from the preset in the first round; the command's own overrides come after it."""
-
-NEXT = (
-    *RECIPE,
-    "data.demos_per_task=25",
-    "data.noise_margin=0.015",
-    "data.seed=2000",
-    "base.steps=5000",
-    "base.learning_rate=5.0e-4",
-    "base.seed=43",
-)
-"""The second round: errors are shown, and mended, nearer to a grasp."""
-
-ROUNDS = (RECIPE, NEXT)
+"""What differs from the preset; the command's own overrides come after it."""
 
 
 def make_base(values: Namespace) -> int:
     """Run what is missing, then write `--target`."""
-    own, nodes, planned = values.overrides, list[StageNode](), list[tuple[Data, Prepared]]()
-    for recipe in ROUNDS:
-        values.overrides = [*recipe, *own]
-        planned.append(data_for(values, *STUDY))
-        nodes.append(planned[-1][0].base(*nodes[-1:]))
-    data, prepared = planned[-1]
-    study = Study(data.places, (nodes[-1],), tuple(expert_views(data)), title="the tiny base", decisions=prepared.said)
+    values.overrides = [*RECIPE, *values.overrides]
+    data, prepared = data_for(values, *STUDY)
+    node = data.base()
+    study = Study(data.places, (node,), tuple(expert_views(data)), title="the tiny base", decisions=prepared.said)
     done = run_study(study, choice_of(values, data.config))
     if done.code or values.dry_run:
         return done.code
     target = Path(values.target).absolute()
     known = next((folder for folder in (target, SHIPPED) if (folder / MANIFEST).is_file()), None)
     before = ShippedBase.read(known).data if known else {}
-    export(Store(data.places.store), nodes, [done.manifests[node.key] for node in nodes], data.config, target)
+    export(Store(data.places.store), node, done.manifests[node.key], data.config, target)
     print(f"tiny base: {target}")
     print(compared(before, ShippedBase.read(target).data))
     return 0
 
 
-def export(
-    store: Store, nodes: Sequence[StageNode], made: Sequence[Manifest], config: ExperimentConfig, target: Path
-) -> None:
-    """Copy the last round's base to `target` and say there what it is. nodes, made: of the rounds, in order."""
-    entry = store.entry(nodes[-1].stage, nodes[-1].key) / BASE_FOLDER
+def export(store: Store, node: StageNode, made: Manifest, config: ExperimentConfig, target: Path) -> None:
+    """Copy a finished base stage to `target` and say there what it is. made: what the store says of it."""
+    entry = store.entry(node.stage, node.key) / BASE_FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     names = sorted(path.name for path in entry.iterdir())
@@ -92,22 +73,25 @@ def export(
         shutil.copyfile(entry / name, target / name)
     manifest = {
         "command": "nora-ecot make_base",
-        "rounds": [list(recipe) for recipe in ROUNDS],
-        "commit": made[-1].provenance.get("commit", ""),
-        "minutes": round(sum(m.seconds for m in made) / 60, 1),
-        "data": data_digests(store, nodes),
+        "recipe": list(RECIPE),
+        "commit": made.provenance.get("commit", ""),
+        "seed": config.base.seed,
+        "steps": config.base.steps,
+        "batch_size": config.base.batch_size,
+        "minutes": round(made.seconds / 60, 1),
+        "data": data_digests(store, node),
         "settings": base_settings(config),
         "files": {name: file_sha256(target / name) for name in names},
     }
     write_json(target / MANIFEST, manifest)
 
 
-def data_digests(store: Store, nodes: Sequence[StageNode]) -> dict[str, str]:
-    """Of what the rounds learned from: actions and frames of every demonstration, and every chain of thought."""
+def data_digests(store: Store, node: StageNode) -> dict[str, str]:
+    """Of what the base stage learned from: actions and frames of every demonstration, and every chain of thought."""
     from data_pipeline.raw_loader import Hdf5Source
 
     seen, words = hashlib.sha256(), hashlib.sha256()
-    for node, subset in product(nodes, STUDY):
+    for subset in STUDY:
         demos, annotated = (node.inputs[f"{stage}/{subset.value}"] for stage in ("regenerate", "annotate"))
         source = Hdf5Source(store.entry(demos.stage, demos.key), subset)
         for episode in map(source.open, source.list()):

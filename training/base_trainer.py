@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -30,15 +28,14 @@ from data_pipeline.contract import Episode, StageContext
 from data_pipeline.data_splitter import SPLIT_FILE, load_split
 from data_pipeline.raw_loader import Hdf5Source
 from data_pipeline.sidecar import load_annotations
-from training import action_tokenizer
-from training.action_tokenizer import ACTION_TOKENIZER_FILE, FastTokenizer
+from training.action_tokenizer import ACTION_TOKENIZER_FILE
 from training.base_folder import SCRATCH
 from training.batch import collate
 from training.checkpoint import METRICS_FILE
 from training.dataset import ACTION, REASONING, TrainingData, load_training_data
 from training.layout import Layout, flatten, role_weights, spans
 from training.loop import fit
-from training.lora_model import load_base, make_layout
+from training.lora_model import make_layout
 from training.reasoning_text import render_reasoning
 from training.run import Run, make_accelerator, set_threads
 from training.sampling import SamplingPlan, StepInput, StepInputs, numbers_of_step, role_totals
@@ -54,20 +51,15 @@ GREY = 128
 
 
 def run_base(config: BaseSlice, context: StageContext) -> list[str]:
-    """Inputs regenerate/<s>, split/<s>, annotate/<s> for each subset s; `start`: a base to go on from."""
+    """Inputs regenerate/<s>, split/<s>, annotate/<s> for each subset s."""
     check(config.model.base == SCRATCH, f"model.base={config.model.base!r} is not trained here; only {SCRATCH!r} is")
     check(config.action.tokenizer == "fit", f"action.tokenizer={config.action.tokenizer!r}; allowed with scratch: fit")
     set_threads(config.trainer)
-    start = _Start.of(context.inputs["start"] / BASE_FOLDER) if "start" in context.inputs else None
-    statistics, data = _load_data(config, context, start.statistics if start else None)
-    if start is None:
-        actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
-        tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
-        model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
-    else:
-        actions, tokenizer, model = start.actions, start.tokenizer, start.model
-        actions.check_reach(statistics.largest)
+    statistics, data = _load_data(config, context)
+    actions = make_actions(config.action, (e.actions for e in data.episodes), statistics.largest)
+    tokenizer = build_tokenizer(_corpus(data), config.model.text_vocab, config.action.codes)
     accelerator = make_accelerator(config.trainer, "no")
+    model: Any = build_model(build_config(tokenizer, config.model), config.base.seed)
     model.to(accelerator.device)
     layout = make_layout(LANGUAGE, tokenizer, actions, 0, config.model.image_size, config.model.system_prompt)
     run = Run(
@@ -93,26 +85,8 @@ def run_base(config: BaseSlice, context: StageContext) -> list[str]:
     return [BASE_FOLDER, METRICS_FILE, TIMING_FILE]
 
 
-@dataclass(frozen=True)
-class _Start:
-    """A base to go on from: its weights, vocabularies and scale of actions, whatever the new data are."""
-
-    model: Any
-    tokenizer: Any
-    actions: FastTokenizer
-    statistics: ActionStatistics
-
-    @classmethod
-    def of(cls, folder: Path) -> _Start:
-        model, tokenizer = load_base(folder, torch.float32)
-        actions = action_tokenizer.load(folder / ACTION_TOKENIZER_FILE)
-        return cls(model, tokenizer, actions, ActionStatistics.load(folder / STATISTICS_FILE))
-
-
-def _load_data(
-    config: BaseSlice, context: StageContext, known: ActionStatistics | None
-) -> tuple[ActionStatistics, TrainingData]:
-    """All subsets' training episodes, normalised with `known` statistics or those of all of them together."""
+def _load_data(config: BaseSlice, context: StageContext) -> tuple[ActionStatistics, TrainingData]:
+    """All subsets' training episodes, normalised with the statistics of all of them together."""
     inputs, names = context.inputs, {s: s.value for s in config.subsets}
     sources = {s: Hdf5Source(inputs[f"regenerate/{name}"], s) for s, name in names.items()}
     splits = {s: load_split(inputs[f"split/{name}"] / SPLIT_FILE) for s, name in names.items()}
@@ -121,7 +95,7 @@ def _load_data(
         return (sources[subset].open(episode) for subset in config.subsets for episode in splits[subset].train)
 
     action = config.action
-    statistics = known or pooled_statistics(BASE_STATISTICS, training(), action.half_range_floor, action.normalization)
+    statistics = pooled_statistics(BASE_STATISTICS, training(), action.half_range_floor, action.normalization)
     overflow = context.work / "frames.npy"
     annotations = {
         episode: annotation

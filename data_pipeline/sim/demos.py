@@ -137,7 +137,7 @@ def run_demos(config: DemosSlice, context: StageContext) -> list[str]:
 
 def demo_jobs(config: DemosSlice, parts: Path) -> list[DemoJob]:
     """One job per demonstration, in order."""
-    manner = Manner(config.transit_noise, config.noise_margin, config.style_spread)
+    manner = Manner(config.transit_noise, config.style_spread)
     return [
         DemoJob(
             EpisodeId(config.subset, task, demo),

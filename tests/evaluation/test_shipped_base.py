@@ -20,7 +20,7 @@ from data_pipeline.libero_utils import MAX_STEPS
 from evaluation.policy import Batching, VlaPolicy
 from evaluation.policy_api import Observation
 from experiment import compose
-from experiment.making_base import ROUNDS
+from experiment.making_base import RECIPE
 from tests.helpers.shipped_policy import load_shipped
 from training import shipped_base
 from training.shipped_base import MANIFEST, SHIPPED, ShippedBase, run_shipped
@@ -52,9 +52,10 @@ def test_every_file_is_what_the_manifest_says_and_all_are_small() -> None:
 
 def test_the_manifest_says_how_to_make_it_again() -> None:
     manifest = json.loads((SHIPPED / MANIFEST).read_text(encoding="utf-8"))
-    assert manifest["rounds"] == [list(recipe) for recipe in ROUNDS]
-    for recipe in ROUNDS:
-        ShippedBase.read().check_fits(config(*recipe[1:]))
+    assert manifest["recipe"] == list(RECIPE)
+    made = config(*RECIPE[1:])
+    assert (manifest["seed"], manifest["steps"]) == (made.base.seed, made.base.steps)
+    ShippedBase.read().check_fits(made)
     assert set(manifest["data"]) == {"demonstrations", "annotations"}
 
 

@@ -39,7 +39,7 @@ def node() -> StageNode:
 
 def made(store: Path, target: Path) -> dict[str, str]:
     config = compose.compose(compose.find_phase("baseline"), RECIPE)
-    export(Store(store), [node(), node()], [MADE, MADE], config, target)
+    export(Store(store), node(), MADE, config, target)
     return ShippedBase.read(target).data
 
 

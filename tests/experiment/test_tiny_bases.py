@@ -43,14 +43,6 @@ def test_from_scratch_all_subsets_are_needed_and_one_scale_serves_them(tmp_path:
     assert node.inputs["base"].stage == "base"
 
 
-def test_a_round_may_start_from_another(tmp_path: Path) -> None:
-    run = run_of(tmp_path, "model.base=scratch")
-    data = Data(run.config, run.sources, Places(tmp_path, tmp_path))
-    first, other = data.base(), data.base(data.base())
-    assert other.inputs["start"].key == first.key != other.key
-    assert other.inputs["split/object"].key == first.inputs["split/object"].key
-
-
 def test_how_adapters_train_is_in_no_other_key(tmp_path: Path) -> None:
     places, how = Places(tmp_path, tmp_path), ("trainer.keep_every=5", "trainer.gradient_checkpointing=true")
     plain, other = (trained(tmp_path, "model.base=scratch", *words) for words in ((), how))

@@ -71,7 +71,7 @@ class Expert:
 
     def __init__(self, env: LiberoEnv, rng: np.random.Generator, manner: Manner = USUAL) -> None:
         self._env = env
-        self._hand = Hand(Scene(env), Style.sample(rng, manner.spread), manner.margin)
+        self._hand = Hand(Scene(env), Style.sample(rng, manner.spread))
         self._actions = _play(self._hand)
 
     @property
@@ -104,7 +104,7 @@ def run_expert(
     """Drive `env` from its present state until success, failure or `max_steps`.
 
     `before_step` is called with each action (float32 [7]) before it is executed; with `noise`, what is executed in
-    transit is that action disturbed. manner: its margin and spread.
+    transit is that action disturbed. manner: its spread.
     """
     expert, phases = Expert(env, rng, manner), list[str]()
     for steps in range(max_steps):

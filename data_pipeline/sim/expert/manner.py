@@ -10,7 +10,6 @@ class Manner:
     """How demonstrations are made."""
 
     noise: float = 0.0  # standard deviation of what disturbs the executed actions in transit, of 1
-    margin: float = 0.03  # metres to a waypoint: the end of a transit
     spread: float = 1.0  # of the style, see motion.Style
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from data_pipeline.contract import GRIPPER_CLOSE, GRIPPER_OPEN
 from data_pipeline.sim.expert.geometry import angle_between, pointing_down, rotation_vector
-from data_pipeline.sim.expert.manner import USUAL
 from data_pipeline.sim.expert.scene import Scene
 
 Motion = Generator[np.ndarray, None, None]
@@ -29,7 +28,8 @@ _STALL_STEPS = 10
 _STALL_PROGRESS = 1e-3
 _CLOSING_STEPS = 6  # until the gripper's motors press in full
 _FINGERS_STILL = 3e-4  # metres per step
-_LOOSE = 0.4  # of the margin: who aims at a waypoint more exactly is about to grasp or to let go
+_LOOSE = 0.012  # metres: who aims at a waypoint more exactly is about to grasp or to let go
+_NEAR = 0.03  # metres to a waypoint: the end of a transit
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,9 @@ class Hand:
     """Drives the hand of one scene. `gripper` is what every action says until it is changed; `phase` is what the next
     actions are for, in words that nothing here reads: a verb, then the name of the thing."""
 
-    def __init__(self, scene: Scene, style: Style, margin: float = USUAL.margin) -> None:
+    def __init__(self, scene: Scene, style: Style) -> None:
         self.scene = scene
         self.style = style
-        self._margin = margin
         self.gripper = GRIPPER_OPEN
         self.phase = ""
         self.in_transit = False  # the action that was yielded last may be disturbed: nothing is near the hand
@@ -130,7 +129,7 @@ class Hand:
                 stalled += 1
             if stalled > _STALL_STEPS and not patient:
                 return
-            self.in_transit = not careful and tolerance >= _LOOSE * self._margin and distance > self._margin
+            self.in_transit = not careful and tolerance >= _LOOSE and distance > _NEAR
             yield self.toward(target, rotation, speed * self.style.speed, insist=1 + _INSIST * stalled)
             self.in_transit = False
 
