@@ -119,9 +119,9 @@ def test_without_an_adapter_it_solves_an_episode_that_no_demonstration_starts_fr
     env.reset(seed=0, init_state=0)
     env.settle(10)
     done = False
-    for step in range(0, MAX_STEPS[Subset.OBJECT], 4):
+    for step in range(0, MAX_STEPS[Subset.OBJECT], 8):
         (decision,) = policy.act([Observation(env.render(AGENTVIEW), INSTRUCTION, False, step)])
-        done = done or any([env.step(action) for action in decision.actions[:4]])
+        done = done or any([env.step(action) for action in decision.actions])
         if done:
             break
     env.close()
