@@ -109,7 +109,7 @@ def test_embodied_cots_annotations_are_converted_and_what_they_lack_is_said(tmp_
     said = capsys.readouterr().out
     assert "embodied-CoT annotations: 1 demonstrations, 30 of 30 steps" in said
     assert "absent, and never written: task, visible_objects, gripper_position" in said
-    content = json.loads((tmp_path / "outputs/text_cot/object/checkpoint-final/adapter_model.safetensors").read_text())
+    content = toy_study.trained_on(tmp_path / "outputs/text_cot/object/checkpoint-final/adapter_model.safetensors")
     assert content["config"]["phase"]["segments"][0]["without"] == ["task", "visible_objects", "gripper_position"]
     (converted,) = (tmp_path / "outputs/.store/file").glob("*/annotations.json")
     check_annotations(converted, json.loads(converted.read_text()))

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from configs.building import canonical
@@ -128,6 +129,12 @@ def base(config, context):
 
 def shipped(config, context):
     return _write(context, config, "base/model.safetensors")
+
+
+def trained_on(weights: Path) -> dict:
+    """What the toy stage `train` wrote of its configuration and inputs into an adapter's file."""
+    with safe_open(weights, "numpy") as file:
+        return json.loads(file.metadata()["content"])
 
 
 def train(config, context):

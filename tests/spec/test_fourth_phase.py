@@ -1,7 +1,5 @@
 """A fourth phase is one YAML file and no Python: flow without words, here."""
 
-import json
-
 from experiment.cli import main
 from tests.helpers import toy_study
 
@@ -20,7 +18,7 @@ def test_stages_follow_from_the_segments(tmp_path, monkeypatch, capsys):
     (tmp_path / "flow_only.yaml").write_text(FLOW_ONLY)
     assert main("run_experiment", ["--phase", "flow_only.yaml", "--subset", "goal", "preset=tiny"]) == 0
     trained = tmp_path / "outputs" / "flow_only" / "goal" / "checkpoint-final" / "adapter_model.safetensors"
-    content = json.loads(trained.read_text())
+    content = toy_study.trained_on(trained)
     assert sorted(content["inputs"]) == ["base", "regenerate", "split", "tokens"]
     assert [s["role"] for s in content["config"]["phase"]["segments"]] == ["flow", "action"]
     assert (tmp_path / "outputs" / "eval_results" / "results.md").read_text() == "| flow_only/goal |\n| replay/goal |\n"

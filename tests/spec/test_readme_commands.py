@@ -302,7 +302,10 @@ def test_a_full_checkpoint_is_a_table_of_its_own(project, capsys):
         ("--model_type zero --lora_path x", "zero is a control and has no adapter"),
         ("--model_type zero --mode think", "zero is a control and cannot think"),
         ("--model_type baseline", "--lora_path is needed"),
-        ("--model_type expart --lora_path x", "unknown phase 'expart'"),
+        (
+            "--model_type expart --lora_path x",
+            "--model_type 'expart'; allowed: a phase (baseline, text_cot",
+        ),
         ("--model_type zero --tasks 1", "tasks '1'; allowed: numbers of 0,3"),
         ("--model_type zero --tasks 3,3", "each once"),
         ("--model_type replay --libero_subset 90", "replay needs demonstrations"),

@@ -95,17 +95,6 @@ def test_the_base_resumes_bit_for_bit(study: Study) -> None:
     assert {f"base/{name}" for name in files} <= outputs(contexts[0].work).keys()
 
 
-def test_a_second_round_goes_on_from_the_first(study: Study) -> None:
-    first = replace(study.context("first_round"), inputs=study.base_inputs())
-    run_base(study.base_slice(2), first)
-    second = replace(study.context("second_round"), inputs=study.base_inputs() | {"start": first.work})
-    again = study.base_slice(1)
-    run_base(replace(again, base=replace(again.base, learning_rate=1e-12)), second)
-    before, after = (load_file(c.work / "base" / "model.safetensors") for c in (first, second))
-    assert before.keys() == after.keys()
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-
-
 def test_an_adapter_takes_the_scale_that_its_base_brings(study: Study) -> None:
     """Where the graph gives no statistics of the subset, those in the base's folder are used, saved and on the card."""
     base_context = replace(study.context("base_of_its_own"), inputs=study.base_inputs())
